@@ -1,0 +1,10 @@
+// Makers of every verb, one a file of this folder. verb_table.cpp lists them.
+#pragma once
+
+#include "verbs/verb.h"
+
+namespace mixwright::verbs {
+
+std::unique_ptr<Verb> make_inspect();
+
+}  // namespace mixwright::verbs

@@ -19,11 +19,19 @@ namespace mixwright::arch {
 
 // ---- the forms ------------------------------------------------------------------------------------------------
 
+enum class Activation { silu };
 enum class QkNorm { none, per_head };            // RMSNorm over head_dim, before rope (Qwen3)
 enum class RopeScaling { none, linear, dynamic, llama3, yarn, longrope };
 enum class ExpertNames { w1_w2_w3, projections };  // experts.e.w1/w3/w2, or experts.e.gate_proj/up_proj/down_proj
 enum class NormTopk { always, never, config_false, config_true };  // renormalise the top-k weights; config_X: key, default X
 enum class SharedGate { none, sigmoid };         // shared experts are added as they are, or times sigmoid(w . x)
+enum class SlidingWindow {
+    none,                                        // the architecture has none
+    always,                                      // sliding_window, on every layer, when the config has one
+    switched,                                    // ... only when use_sliding_window
+    switched_from_layer,                         // ... and only on layers >= max_window_layers (or layer_types)
+    switched_even_layers                         // ... and only on even layers < max_window_layers (or layer_types)
+};
 
 /// Where biases of a projection come from: never, always, or a boolean config key.
 struct BiasRule {
@@ -33,8 +41,8 @@ struct BiasRule {
 
 /// The MoE block of an architecture. Names are those of the canonical per-expert layout on disk, after "model.layers.N.".
 struct MoeTable {
-    std::string_view block = "mlp";              // "block_sparse_moe"
     std::string_view router = "mlp.gate.weight"; // [E, D]
+    std::string_view experts = "mlp.experts";    // prefix of the experts' tensors
     ExpertNames expert_names = ExpertNames::projections;
     std::vector<std::string_view> num_experts_keys;  // the first one present counts; all are written
     std::string_view expert_width_key;           // "moe_intermediate_size"
@@ -46,7 +54,6 @@ struct MoeTable {
     std::string_view num_shared_key = {};        // count in config (width = count * expert width)
     bool sparse_step = false;                    // decoder_sparse_step and mlp_only_layers are honoured
     bool first_k_dense = false;                  // first_k_dense_replace and moe_layer_freq are honoured
-    std::int64_t default_num_experts = 0, default_top_k = 0;
 };
 
 struct Architecture {
@@ -55,9 +62,9 @@ struct Architecture {
     std::string_view gguf_name = {};             // general.architecture of its GGUF
     BiasRule qkv_bias, o_bias, mlp_bias;
     QkNorm qk_norm = QkNorm::none;
-    bool sliding_window = false;                 // honours sliding_window (mistral, mixtral; qwen through use_sliding_window)
-    bool sliding_window_switch = false;          // ... only when use_sliding_window is true, from max_window_layers on
+    SlidingWindow sliding_window = SlidingWindow::none;
     bool gguf_permutes_qk = false;               // GGUF stores q/k rows in ggml's rope order
+    std::int64_t default_head_dim = 0;           // when the config has none; 0: hidden_size / num_attention_heads
     double default_rope_theta = 10000.0;
     double default_rms_norm_eps = 1e-6;
     bool default_tied = false;                   // tie_word_embeddings when the config does not say
@@ -82,7 +89,6 @@ struct Rope {
     bool truncate = true;                                      // yarn: round the correction range
     std::vector<double> short_factor, long_factor;             // longrope, [rotary dims / 2]
     double partial = 1.0;                                      // share of head_dim that rotates
-    io::Json raw;                                              // the config's own object, carried into outputs
     bool operator==(const Rope&) const = default;
 };
 
@@ -101,7 +107,7 @@ struct ModelSpec {
     std::int64_t max_positions = 0;
     double rms_norm_eps = 1e-6;
     bool qkv_bias = false, o_bias = false, mlp_bias = false, tied_embeddings = false;
-    std::string activation = "silu";
+    Activation activation = Activation::silu;
     Rope rope;
     std::vector<LayerSpec> layers;               // [num_layers]
 
@@ -119,6 +125,9 @@ struct ModelSpec {
     std::int64_t num_parameters() const;
     std::int64_t num_active_parameters() const;
 };
+
+/// The architecture that a config.json names, by its model_type. Error(malformed) when there is none.
+const Architecture& architecture_of(const io::Json& config, std::string_view source);
 
 /// Reads config.json in the spelling of transformers 4 or 5. Error(malformed) on values that are missing or out of
 /// range, Error(unsupported) on forms we do not compute (another activation, an unknown rope type). `source` names the file.

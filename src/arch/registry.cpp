@@ -1,0 +1,34 @@
+// Every architecture, one line each.
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+
+#include "arch/architecture.h"
+#include "error.h"
+#include "nearest.h"
+
+namespace mixwright::arch {
+
+extern const Architecture llama, mistral, qwen2, qwen3;
+extern const Architecture mixtral, qwen2_moe, qwen3_moe, deepseek;
+
+std::span<const Architecture* const> registry() {
+    static constexpr std::array rows{
+        &llama, &mistral, &qwen2, &qwen3,
+        &mixtral, &qwen2_moe, &qwen3_moe, &deepseek,
+    };
+    return rows;
+}
+
+const Architecture& find_architecture(std::string_view model_type) {
+    std::vector<std::string_view> names;
+    for (const Architecture* row : registry()) {
+        if (row->model_type == model_type) return *row;
+        names.push_back(row->model_type);
+    }
+    throw Error(ErrorCode::unsupported, fmt::format("model_type \"{}\" is not supported", printable(model_type)),
+                fmt::format("{}supported: {}", did_you_mean(model_type, names), fmt::join(names, ", ")));
+}
+
+}  // namespace mixwright::arch

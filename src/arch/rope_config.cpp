@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "error.h"
@@ -36,6 +37,10 @@ double require(const ConfigReader& config, std::string_view key, double min, dou
 }
 
 }  // namespace
+
+std::string_view rope_scaling_name(RopeScaling scaling) noexcept {
+    return std::ranges::find(rope_names, scaling, &RopeName::scaling)->name;
+}
 
 Rope parse_rope(const ConfigReader& config, const Architecture& architecture, std::int64_t head_dim, std::int64_t max_positions) {
     static const io::Json empty = io::Json::object();

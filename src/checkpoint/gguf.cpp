@@ -70,12 +70,15 @@ public:
 
     TensorBytes bytes(const TensorInfo& info) const override {
         const Entry& entry = entry_of(info);
-        const auto stored = entry.file.bytes().subspan(entry.offset, entry.bytes);
-        if (plain_dtype(entry.type)) return {stored, std::make_shared<io::MappedFile>(entry.file), true};
-        const auto count = static_cast<std::size_t>(info.numel());
-        const std::shared_ptr<float[]> values(new float[count]);
-        decode(entry, 0, {values.get(), count});
-        return {std::as_bytes(std::span(values.get(), count)), values, false};
+        if (!plain_dtype(entry.type)) return slice(info, 0, info.num_bytes());
+        return {entry.file.bytes().subspan(entry.offset, entry.bytes), std::make_shared<io::MappedFile>(entry.file), true};
+    }
+
+    TensorBytes slice(const TensorInfo& info, std::uint64_t offset, std::uint64_t length) const override {
+        if (plain_dtype(entry_of(info).type)) return TensorSource::slice(info, offset, length);
+        const std::shared_ptr<std::byte[]> values(new std::byte[length]);
+        read(info, offset, {values.get(), length});
+        return {{values.get(), length}, values, false};
     }
 
     void read(const TensorInfo& info, std::uint64_t offset, std::span<std::byte> out) const override {

@@ -19,6 +19,14 @@ std::uint64_t TensorInfo::num_bytes() const {
 
 std::string shape_text(std::span<const std::int64_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
+TensorBytes TensorSource::slice(const TensorInfo& info, std::uint64_t offset, std::uint64_t length) const {
+    TensorBytes piece = bytes(info);
+    if (offset > piece.bytes.size() || length > piece.bytes.size() - offset)
+        throw Error(ErrorCode::internal, fmt::format("{}: slice past the end of the tensor", printable(info.name)));
+    piece.bytes = piece.bytes.subspan(offset, length);
+    return piece;
+}
+
 void TensorSource::read(const TensorInfo& info, std::uint64_t offset, std::span<std::byte> out) const {
     const TensorBytes whole = bytes(info);
     if (offset > whole.bytes.size() || out.size() > whole.bytes.size() - offset)

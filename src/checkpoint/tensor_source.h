@@ -45,6 +45,9 @@ public:
     /// else decoded (dequantised, sliced, transposed) into a new buffer.
     virtual TensorBytes bytes(const TensorInfo& info) const = 0;
 
+    /// Bytes [offset, offset + length) of `info`, as bytes() gives them, without decoding the rest: one expert of a stack.
+    virtual TensorBytes slice(const TensorInfo& info, std::uint64_t offset, std::uint64_t length) const;
+
     /// Writes bytes [offset, offset + out.size()) of `info` into `out` without keeping them resident: for streaming
     /// from input to output in bounded memory. The default goes through bytes().
     virtual void read(const TensorInfo& info, std::uint64_t offset, std::span<std::byte> out) const;

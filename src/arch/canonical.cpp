@@ -7,6 +7,8 @@
 #include <optional>
 #include <unordered_set>
 
+#include "arch/gguf_config.h"
+#include "arch/gguf_names.h"
 #include "error.h"
 
 namespace mixwright::arch {
@@ -179,13 +181,20 @@ private:
     int num_problems_ = 0;
 };
 
+// From here on nothing has to know that the model came out of a GGUF.
+void as_hugging_face(checkpoint::Checkpoint& checkpoint, std::string_view file) {
+    checkpoint.config = config_from_gguf(checkpoint.config, *checkpoint.tensors, file);
+    checkpoint.tensors = hf_view_of_gguf(checkpoint.tensors, architecture_of(checkpoint.config, file), checkpoint.config);
+}
+
 }  // namespace
 
 OpenModel open_model(checkpoint::Checkpoint checkpoint) {
     OpenModel model;
     model.checkpoint = std::move(checkpoint);
-    const bool directory = model.checkpoint.format != checkpoint::Format::gguf;
-    const std::string config_file = directory ? (model.checkpoint.path / "config.json").string() : model.checkpoint.path.string();
+    const bool gguf = model.checkpoint.format == checkpoint::Format::gguf;
+    const std::string config_file = (gguf ? model.checkpoint.path : model.checkpoint.path / "config.json").string();
+    if (gguf) as_hugging_face(model.checkpoint, config_file);
     model.spec = parse_config(model.checkpoint.config, config_file);
     PieceFinder finder(*model.checkpoint.tensors, model.spec, printable(model.checkpoint.name, 1000));
     auto pieces = finder.find_all();

@@ -13,7 +13,7 @@
 namespace mixwright::arch {
 
 struct OpenModel {
-    checkpoint::Checkpoint checkpoint;
+    checkpoint::Checkpoint checkpoint;                        // of a GGUF: config and tensors in their Hugging Face form
     ModelSpec spec;
     std::shared_ptr<const checkpoint::TensorSource> tensors;  // canonical names
     std::vector<std::string> unused;                          // tensors on disk that the architecture does not know

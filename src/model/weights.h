@@ -1,0 +1,73 @@
+// The weights of a decoder as tensors, by role, and how they are loaded from a checkpoint.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "arch/canonical.h"
+#include "ops/mlp.h"
+
+namespace mixwright::model {
+
+struct AttentionWeights {
+    ops::Linear q, k, v, o;        // [H d, D], [Hkv d, D], [Hkv d, D], [D, H d]
+    at::Tensor q_norm, k_norm;     // [d], or undefined
+};
+
+struct MoeWeights {
+    at::Tensor router;             // [E, D]
+    std::vector<ops::Mlp> experts; // [E]
+    ops::Mlp shared;               // undefined weights without shared experts
+    at::Tensor shared_gate;        // [1, D], or undefined
+};
+
+struct LayerWeights {
+    at::Tensor input_norm, post_attention_norm;  // [D]
+    AttentionWeights attention;
+    ops::Mlp mlp;                  // of a dense layer
+    MoeWeights moe;                // of a MoE layer
+};
+
+struct ModelWeights {
+    at::Tensor embedding;          // [V, D]
+    std::vector<LayerWeights> layers;
+    at::Tensor final_norm;         // [D]
+    at::Tensor lm_head;            // [V, D]; the embedding itself when tied
+};
+
+/// How tensors are placed when they are loaded.
+struct Placement {
+    at::ScalarType dtype = at::kFloat;
+    at::Device device = at::kCPU;
+};
+
+/// The torch type for a dtype on disk; Error(unsupported) for those libtorch cannot compute with.
+at::ScalarType scalar_type(Dtype dtype);
+
+/// The tensor `name` of `model`. Where dtype and device agree with the file it is a view of the mapped file: it must not
+/// be written to. Error(not_found) when it is missing.
+at::Tensor load_tensor(const arch::OpenModel& model, const std::string& name, const Placement& placement);
+
+LayerWeights load_layer(const arch::OpenModel& model, std::int64_t layer, const Placement& placement);
+/// Everything but the layers.
+ModelWeights load_outer(const arch::OpenModel& model, const Placement& placement);
+ModelWeights load_all(const arch::OpenModel& model, const Placement& placement);
+
+/// Tells the kernel that the mapped pages of `layer` are not needed soon.
+void drop_layer(const arch::OpenModel& model, std::int64_t layer);
+
+/// Calls `visit` with the canonical name of every tensor and the tensor itself, which may be replaced: the one list of
+/// what a model's parameters are, for training and saving. A tied head is not visited.
+void visit_tensors(const arch::ModelSpec& spec, ModelWeights& weights,
+                   const std::function<void(const std::string& name, at::Tensor& tensor)>& visit);
+void visit_layer_tensors(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights,
+                         const std::function<void(const std::string& name, at::Tensor& tensor)>& visit);
+
+/// Calls `visit` with the canonical name (without ".weight") of every linear map of a layer: where LoRA attaches.
+void visit_linears(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights,
+                   const std::function<void(const std::string& name, ops::Linear& linear)>& visit);
+
+}  // namespace mixwright::model

@@ -6,7 +6,7 @@ set(MIXWRIGHT_WARNINGS -Wall -Wextra -Wno-missing-field-initializers -Wno-string
 
 # What a folder needs beside the folders below it.
 set(MIXWRIGHT_LINKS_. fmt::fmt Threads::Threads)
-set(MIXWRIGHT_LINKS_io nlohmann_json::nlohmann_json yaml-cpp)
+set(MIXWRIGHT_LINKS_io nlohmann_json::nlohmann_json yaml-cpp OpenSSL::Crypto)
 set(MIXWRIGHT_LINKS_checkpoint ggml-base PkgConfig::libzip)
 set(MIXWRIGHT_LINKS_tokenizer llama-jinja PkgConfig::pcre2 PkgConfig::utf8proc PkgConfig::sentencepiece)
 set(MIXWRIGHT_LINKS_verbs CLI11::CLI11)

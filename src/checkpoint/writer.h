@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -90,8 +91,9 @@ struct OutputLayout {
 /// share a name. Reads no weights; OwnedBytes may still be empty (for a dry run).
 OutputLayout plan_layout(const OutputPlan& plan, std::uint64_t shard_bytes);
 
-/// Whether `out` may be written: it is not there (or `force`), lies in no input and holds none, and its file system has
-/// room for `bytes`. For a verb that computes for a while before it writes. Error(usage) or Error(out_of_disk).
+/// Whether `out` may be written: it is not there (or `force` and it is a model), lies in no input and holds none (but may
+/// be one), and its file system has room for `bytes`. write_model() checks it too; this is for a verb that computes for a
+/// while before it writes. Error(usage), Error(not_found) or Error(out_of_disk).
 void check_output(const std::filesystem::path& out, const std::vector<std::filesystem::path>& inputs, std::uint64_t bytes,
                   const WriteOptions& options);
 

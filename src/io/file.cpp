@@ -1,66 +1,150 @@
 #include "io/file.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
+#include "checked.h"
 #include "error.h"
+#include "io/system_call.h"
 
 namespace mixwright::io {
 namespace {
 
-[[noreturn]] void fail(const std::filesystem::path& path, const char* action) {
-    const int number = errno;
-    const ErrorCode code = number == ENOENT || number == ENOTDIR ? ErrorCode::not_found : ErrorCode::io;
-    throw Error(code, fmt::format("{}: cannot {}: {}", printable(path.string(), 1000), action, std::strerror(number)));
-}
-
-// An open descriptor, closed with its scope.
-class Descriptor {
-public:
-    Descriptor(const std::filesystem::path& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC)) {
-        if (fd_ < 0) fail(path, "open");
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    ~Descriptor() { ::close(fd_); }
-    int get() const noexcept { return fd_; }
-
-private:
-    int fd_;
-};
-
-std::size_t size_of(const std::filesystem::path& path, int fd) {
-    struct stat info{};
-    if (::fstat(fd, &info) != 0) fail(path, "stat");
-    if (!S_ISREG(info.st_mode))
-        throw Error(ErrorCode::malformed, fmt::format("{}: not a regular file", printable(path.string(), 1000)));
-    return static_cast<std::size_t>(info.st_size);
+// Opens `path`, carrying on after an interruption.
+template <class Open>
+int opened(const std::filesystem::path& path, std::string_view action, Open open) {
+    int fd;
+    do fd = open();
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) fail(path, action, errno);
+    return fd;
 }
 
 }  // namespace
 
+std::string shown(const std::filesystem::path& path) { return printable(path.string(), 1000); }
+
+void fail(const std::filesystem::path& path, std::string_view action, int number) {
+    if (number == ENOSPC || number == EDQUOT)
+        throw Error(ErrorCode::out_of_disk, fmt::format("{}: cannot {}: {}", shown(path), action, std::strerror(number)),
+                    "free some space, then run the same command with --resume, where the verb has it");
+    const ErrorCode code = number == ENOENT || number == ENOTDIR ? ErrorCode::not_found : ErrorCode::io;
+    throw Error(code, fmt::format("{}: cannot {}: {}", shown(path), action, std::strerror(number)));
+}
+
 std::string read_file(const std::filesystem::path& path, std::size_t limit) {
-    const Descriptor file(path, O_RDONLY);
-    const std::size_t size = size_of(path, file.get());
+    const File file = File::open(path);
+    const std::uint64_t size = file.size();
     if (size > limit)
         throw Error(ErrorCode::malformed,
-                    fmt::format("{}: the file is too large (got {} bytes, limit {})", printable(path.string(), 1000), size, limit));
+                    fmt::format("{}: the file is too large (got {} bytes, limit {})", shown(path), size, limit));
     std::string text(size, '\0');
-    std::size_t done = 0;
-    while (done < size) {
-        const ssize_t got = ::pread(file.get(), text.data() + done, size - done, static_cast<off_t>(done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) fail(path, "read");
-        if (got == 0) throw Error(ErrorCode::io, fmt::format("{}: shrank while it was read", printable(path.string(), 1000)));
-        done += static_cast<std::size_t>(got);
-    }
+    file.read_at(0, std::as_writable_bytes(std::span(text)));
     return text;
+}
+
+File File::open(const std::filesystem::path& path) {
+    // O_NONBLOCK: opening a pipe must not hang; it means nothing for regular files.
+    File file(path, opened(path, "open", [&] { return sys::open(path.c_str(), O_RDONLY | O_NONBLOCK); }));
+    file.size();
+    return file;
+}
+
+File File::create(int directory, const std::filesystem::path& directory_path, const std::string& name) {
+    const auto path = directory_path / name;
+    constexpr int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW;
+    return {path, opened(path, "create", [&] { return sys::open_at(directory, name.c_str(), flags, 0666); })};
+}
+
+File File::open_or_create(const std::filesystem::path& path) {
+    constexpr int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK;
+    File file(path, opened(path, "create", [&] { return sys::open(path.c_str(), flags, 0666); }));
+    file.size();
+    return file;
+}
+
+File::File(File&& other) noexcept : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+
+File& File::operator=(File&& other) noexcept {
+    std::swap(path_, other.path_);
+    std::swap(fd_, other.fd_);
+    return *this;
+}
+
+File::~File() {
+    if (fd_ >= 0) ::close(fd_);
+}
+
+std::uint64_t File::size() const {
+    struct stat info{};
+    if (sys::stat(fd_, info) != 0) fail(path_, "stat", errno);
+    if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::malformed, fmt::format("{}: not a regular file", shown(path_)));
+    return static_cast<std::uint64_t>(info.st_size);
+}
+
+void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
+    while (!out.empty()) {
+        const ssize_t got = sys::read_at(fd_, out.data(), out.size(), checked_cast<off_t>(offset, "file offset"));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) fail(path_, "read", errno);
+        if (got == 0)
+            throw Error(ErrorCode::io, fmt::format("{}: ends at byte {}, {} more were expected", shown(path_), offset, out.size()),
+                        "the file shrank while it was read: something else is writing it");
+        offset += static_cast<std::uint64_t>(got);
+        out = out.subspan(static_cast<std::size_t>(got));
+    }
+}
+
+void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+        const ssize_t put = sys::write_at(fd_, bytes.data(), bytes.size(), checked_cast<off_t>(offset, "file offset"));
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) fail(path_, "write", errno);
+        offset += static_cast<std::uint64_t>(put);
+        bytes = bytes.subspan(static_cast<std::size_t>(put));
+    }
+}
+
+void File::reserve(std::uint64_t bytes) {
+    const auto size = checked_cast<off_t>(bytes, "file size");
+    int status;
+    do status = sys::reserve(fd_, size);
+    while (status != 0 && errno == EINTR);
+    if (status != 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) return truncate(bytes);
+    if (status != 0) fail(path_, fmt::format("reserve {} bytes", bytes), errno);
+}
+
+void File::truncate(std::uint64_t bytes) {
+    int status;
+    do status = sys::truncate(fd_, checked_cast<off_t>(bytes, "file size"));
+    while (status != 0 && errno == EINTR);
+    if (status != 0) fail(path_, "truncate", errno);
+}
+
+void File::start_writeback(std::uint64_t offset, std::uint64_t bytes) const {
+    // Advice only: sync() is what counts, and reports what goes wrong.
+    (void)sys::start_writeback(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+}
+
+void File::sync() {
+    int status;
+    do status = sys::sync(fd_);
+    while (status != 0 && errno == EINTR);
+    if (status != 0) fail(path_, "sync", errno);
+}
+
+bool File::try_lock() {
+    int status;
+    do status = sys::lock(fd_);
+    while (status != 0 && errno == EINTR);
+    if (status == 0) return true;
+    if (errno == EWOULDBLOCK) return false;
+    fail(path_, "lock", errno);
 }
 
 struct MappedFile::Mapping {
@@ -74,13 +158,13 @@ struct MappedFile::Mapping {
 };
 
 MappedFile MappedFile::open(const std::filesystem::path& path) {
-    const Descriptor file(path, O_RDONLY);
+    const File file = File::open(path);
     auto mapping = std::make_shared<Mapping>();
     mapping->path = path;
-    mapping->size = size_of(path, file.get());
+    mapping->size = checked_cast<std::size_t>(file.size(), "file size");
     if (mapping->size > 0) {
-        void* address = ::mmap(nullptr, mapping->size, PROT_READ, MAP_SHARED, file.get(), 0);
-        if (address == MAP_FAILED) fail(path, "map");
+        void* address = sys::map(file.fd_, mapping->size);
+        if (address == MAP_FAILED) fail(path, "map", errno);
         mapping->address = address;
     }
     MappedFile result;

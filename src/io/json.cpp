@@ -16,6 +16,10 @@ Json parse_json(std::string_view text, std::string_view source, JsonLimits limit
         throw Error(ErrorCode::malformed,
                     fmt::format("{}: the JSON is too large (got {} bytes, limit {})", source, text.size(), limits.bytes));
 
+    // The parser takes a null byte for the end of its input and skips a byte order mark; JSON knows neither.
+    if (text.find('\0') != std::string_view::npos || text.starts_with("\xEF\xBB\xBF"))
+        throw Error(ErrorCode::malformed, fmt::format("{}: not valid JSON: it holds a null byte or a byte order mark", source));
+
     std::vector<std::set<std::string, std::less<>>> open_objects;
     const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
         using Event = Json::parse_event_t;

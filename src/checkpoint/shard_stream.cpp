@@ -1,0 +1,133 @@
+#include "checkpoint/shard_stream.h"
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "io/sha256.h"
+
+namespace mixwright::checkpoint {
+namespace {
+
+constexpr std::size_t num_buffers = 4;
+
+struct Buffer {
+    std::unique_ptr<std::byte[]> bytes{new std::byte[ShardStream::buffer_bytes]};
+    std::size_t size = 0;
+};
+
+}  // namespace
+
+// Buffers form a ring, numbered without end. Each of the three parties has a count of those it is through with:
+// hashed, written <= filled < min(hashed, written) + num_buffers.
+struct ShardStream::State {
+    explicit State(io::File& f) : file(f) {}
+
+    io::File& file;
+    std::array<Buffer, num_buffers> ring;
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::uint64_t filled = 0, hashed = 0, written = 0;
+    bool last_filled = false, abandoned = false;
+    std::exception_ptr error;
+    io::Sha256 hash;
+    std::thread hasher, writer;
+
+    // Runs `work` on each filled buffer in turn, counting in `done`, until the last one.
+    template <class Work>
+    void consume(std::uint64_t& done, Work work) {
+        try {
+            for (;;) {
+                std::unique_lock lock(mutex);
+                changed.wait(lock, [&] { return abandoned || done < filled || last_filled; });
+                if (abandoned || done == filled) return;
+                const Buffer& buffer = ring[done % num_buffers];
+                const std::uint64_t offset = done * buffer_bytes;
+                lock.unlock();
+                work(offset, std::span<const std::byte>(buffer.bytes.get(), buffer.size));
+                lock.lock();
+                ++done;
+                changed.notify_all();
+            }
+        } catch (...) {
+            std::scoped_lock lock(mutex);
+            if (!error) error = std::current_exception();
+            abandoned = true;
+            changed.notify_all();
+        }
+    }
+
+    void start() {
+        hasher = std::thread([this] { consume(hashed, [this](std::uint64_t, auto bytes) { hash.update(bytes); }); });
+        writer = std::thread([this] {
+            consume(written, [this](std::uint64_t offset, auto bytes) {
+                file.write_at(offset, bytes);
+                file.start_writeback(offset, bytes.size());
+            });
+        });
+    }
+
+    void join() {
+        if (hasher.joinable()) hasher.join();
+        if (writer.joinable()) writer.join();
+    }
+
+    void hand_over(std::unique_lock<std::mutex>& lock) {
+        ++filled;
+        changed.notify_all();
+        changed.wait(lock, [&] { return abandoned || filled < std::min(hashed, written) + num_buffers; });
+        if (error) std::rethrow_exception(error);
+        ring[filled % num_buffers].size = 0;
+    }
+};
+
+ShardStream::ShardStream(io::File& file) : state_(std::make_unique<State>(file)) { state_->start(); }
+
+ShardStream::~ShardStream() {
+    {
+        std::scoped_lock lock(state_->mutex);
+        state_->abandoned = true;
+        state_->changed.notify_all();
+    }
+    state_->join();
+}
+
+std::span<std::byte> ShardStream::space() {
+    Buffer& buffer = state_->ring[state_->filled % num_buffers];
+    return {buffer.bytes.get() + buffer.size, buffer_bytes - buffer.size};
+}
+
+void ShardStream::advance(std::size_t bytes) {
+    Buffer& buffer = state_->ring[state_->filled % num_buffers];
+    buffer.size += bytes;
+    if (buffer.size < buffer_bytes) return;
+    std::unique_lock lock(state_->mutex);
+    state_->hand_over(lock);
+}
+
+void ShardStream::append(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+        const std::span<std::byte> room = space();
+        const std::size_t size = std::min(room.size(), bytes.size());
+        std::ranges::copy(bytes.first(size), room.begin());
+        advance(size);
+        bytes = bytes.subspan(size);
+    }
+}
+
+std::string ShardStream::finish() {
+    {
+        std::scoped_lock lock(state_->mutex);
+        if (state_->ring[state_->filled % num_buffers].size > 0) ++state_->filled;
+        state_->last_filled = true;
+        state_->changed.notify_all();
+    }
+    state_->join();
+    if (state_->error) std::rethrow_exception(state_->error);
+    return state_->hash.hex();
+}
+
+}  // namespace mixwright::checkpoint

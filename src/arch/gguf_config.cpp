@@ -159,9 +159,8 @@ std::int64_t shared_width(const TensorSource& tensors, std::int64_t layer) {
 }
 
 void add_experts(Json& config, const Metadata& metadata, const TensorSource& tensors, const MoeTable& moe, std::int64_t layers) {
-    for (const std::string_view key : moe.num_experts_keys) config[std::string(key)] = metadata.size(".expert_count");
+    config[std::string(moe.num_experts_keys.front())] = metadata.size(".expert_count");
     config["num_experts_per_tok"] = metadata.size(".expert_used_count");
-    config["output_router_logits"] = false;
     const std::int64_t width = metadata.integer(".expert_feed_forward_length").value_or(metadata.size(".feed_forward_length"));
     config[std::string(moe.expert_width_key)] = width;
     // Where the file does not say, llama.cpp's graphs do: Qwen3-MoE normalises, Qwen2-MoE and DeepSeek do not.
@@ -178,7 +177,6 @@ void add_experts(Json& config, const Metadata& metadata, const TensorSource& ten
     if (moe.first_k_dense) {
         config["first_k_dense_replace"] = metadata.integer(".leading_dense_block_count").value_or(static_cast<std::int64_t>(dense.size()));
         config["moe_layer_freq"] = 1;
-        config["scoring_func"] = "softmax";
         config["routed_scaling_factor"] = metadata.number(".expert_weights_scale").value_or(1.0);
     }
     const std::int64_t shared = shared_width(tensors, layers - 1);
@@ -200,26 +198,22 @@ void add_attention(Json& config, const Metadata& metadata, const Architecture& a
     config["num_attention_heads"] = heads;
     config["num_key_value_heads"] = metadata.integer(".attention.head_count_kv").value_or(heads);
     if (heads * head_dim != hidden || architecture.qk_norm == QkNorm::per_head) config["head_dim"] = head_dim;
-    config["attention_dropout"] = 0.0;
     add_bias(config, architecture.qkv_bias, has_tensor(tensors, 0, "attn_q.bias"));
     add_bias(config, architecture.o_bias, has_tensor(tensors, 0, "attn_output.bias"));
     add_bias(config, architecture.mlp_bias, has_tensor(tensors, 0, "ffn_up.bias"));
     if (const auto window = metadata.integer(".attention.sliding_window"); window.value_or(0) > 0) {
         config["sliding_window"] = *window;
         if (metadata.architecture() != "llama") config["use_sliding_window"] = true;
-    } else if (architecture.model_type == "mixtral" || architecture.model_type == "mistral") {
-        config["sliding_window"] = nullptr;  // transformers' default is not "none"
     }
 }
 
 void add_rope(Json& config, const Metadata& metadata, const Architecture& architecture, const TensorSource& tensors) {
     const double theta = metadata.number(".rope.freq_base").value_or(architecture.default_rope_theta);
     if (theta <= 0) metadata.wrong(".rope.freq_base", theta, "a positive number");
-    Json scaling = rope_scaling(metadata, tensors, theta);
-    config["rope_theta"] = theta;
-    config["rope_scaling"] = scaling;
-    config["rope_parameters"] = scaling.is_null() ? Json{{"rope_type", "default"}} : scaling;
-    config["rope_parameters"]["rope_theta"] = theta;
+    Json rope = rope_scaling(metadata, tensors, theta);
+    if (rope.is_null()) rope = Json{{"rope_type", "default"}};
+    rope["rope_theta"] = theta;
+    config["rope_parameters"] = std::move(rope);
 }
 
 // bfloat16 unless the matrices are stored as f16 or f32 throughout.
@@ -286,8 +280,6 @@ Json config_from_gguf(const Json& values, const TensorSource& tensors, std::stri
     config["max_position_embeddings"] = metadata.size(".context_length");
     config["rms_norm_eps"] = metadata.number(".attention.layer_norm_rms_epsilon").value_or(architecture.default_rms_norm_eps);
     config["hidden_act"] = "silu";
-    config["initializer_range"] = 0.02;
-    config["use_cache"] = true;
     config["tie_word_embeddings"] = tensors.find("output.weight") == nullptr;
     constexpr std::int64_t max_layers = 1024;
     if (config["num_hidden_layers"] > max_layers) metadata.wrong(".block_count", config["num_hidden_layers"], "at most 1024");
@@ -297,7 +289,7 @@ Json config_from_gguf(const Json& values, const TensorSource& tensors, std::stri
     for (const auto& [key, name] : {std::pair{"tokenizer.ggml.bos_token_id", "bos_token_id"}, {"tokenizer.ggml.eos_token_id", "eos_token_id"},
                                     {"tokenizer.ggml.padding_token_id", "pad_token_id"}})
         if (const auto id = metadata.integer(key)) config[name] = *id;
-    config["dtype"] = config["torch_dtype"] = torch_name(natural_dtype(tensors));
+    config["dtype"] = torch_name(natural_dtype(tensors));
     return config;
 }
 

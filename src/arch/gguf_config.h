@@ -1,4 +1,4 @@
-// GGUF metadata as a Hugging Face config.json: the numbers under their names in transformers 4 and 5.
+// GGUF metadata as a Hugging Face config.json: what parse_config reads. render_config writes it out in full.
 #pragma once
 
 #include <string_view>

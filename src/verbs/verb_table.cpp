@@ -6,6 +6,10 @@ namespace mixwright::verbs {
 namespace {
 
 const std::array table{
+    VerbEntry{"import", "a GGUF as a Hugging Face directory",
+              "  mixwright import SmolLM2-135M-Instruct.Q4_1.gguf ./smollm2\n"
+              "  mixwright import model-00001-of-00003.gguf ./model --dtype float16\n",
+              make_import},
     VerbEntry{"inspect", "what a model is: architecture, parameters, tensors, problems",
               "  mixwright inspect ./my-moe\n"
               "  mixwright inspect Qwen/Qwen3-0.6B --json\n"

@@ -5,6 +5,7 @@
 
 namespace mixwright::verbs {
 
+std::unique_ptr<Verb> make_import();
 std::unique_ptr<Verb> make_inspect();
 
 }  // namespace mixwright::verbs

@@ -6,6 +6,7 @@
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/lora.h"
 #include "checkpoint/safetensors_source.h"
+#include "checkpoint/torch_bin.h"
 #include "error.h"
 #include "io/file.h"
 
@@ -56,9 +57,11 @@ void open_format(Checkpoint& checkpoint) {
             checkpoint.tensors = std::move(model.tensors);
             return;
         }
-        case Format::torch_bin: break;
+        case Format::torch_bin:
+            checkpoint.config = read_config(checkpoint.path);
+            checkpoint.tensors = open_torch_bin(checkpoint.path);
+            return;
     }
-    throw Error(ErrorCode::unsupported, fmt::format("{}: this format is not read yet", io::shown(checkpoint.path)));
 }
 
 fs::path resolve_one(std::string_view model) {

@@ -15,6 +15,10 @@ const std::array table{
               "  mixwright inspect Qwen/Qwen3-0.6B --json\n"
               "  mixwright inspect model.gguf --verify\n",
               make_inspect},
+    VerbEntry{"logits", "logits for given token ids, for comparisons with other implementations",
+              "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors\n"
+              "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors --dtype bfloat16 --stream-layers\n",
+              make_logits},
 };
 
 }  // namespace

@@ -7,5 +7,6 @@ namespace mixwright::verbs {
 
 std::unique_ptr<Verb> make_import();
 std::unique_ptr<Verb> make_inspect();
+std::unique_ptr<Verb> make_logits();
 
 }  // namespace mixwright::verbs

@@ -1,0 +1,114 @@
+"""Our graph against transformers': the same logits and the same greedy text, whichever way the layers are run."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import VARIANTS, our_logits, run, save_variant
+from transformers import AutoModelForCausalLM
+
+
+def random_ids(batch, length, seed=1):
+    return torch.randint(3, 320, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_equal_transformers(name, tmp_path):
+    model = save_variant(name, tmp_path / "model")
+    ids = random_ids(2, 48)
+    with torch.no_grad():
+        expected = model(ids).logits
+    assert expected.std() > 0.3, "the model must have something to say"
+    assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("option", ["--cache", "--stream-layers"])
+@pytest.mark.parametrize("name", ["llama-mqa", "mistral-window", "qwen3_moe-window", "mixtral", "qwen2_moe"])
+def test_neither_cache_nor_streaming_changes_anything(name, option, tmp_path):
+    model = save_variant(name, tmp_path / "model")
+    ids = random_ids(2, 40)
+    with torch.no_grad():
+        expected = model(ids).logits
+    assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path, option) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama-rope-dynamic", "llama-rope-longrope"])
+def test_scalings_that_depend_on_the_length(name, tmp_path):
+    """Beyond the trained length these change their frequencies."""
+    model = save_variant(name, tmp_path / "model")
+    ids = random_ids(1, 200)
+    with torch.no_grad():
+        expected = model(ids).logits
+    assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "mixtral", "qwen2_moe", "qwen3_moe"])
+def test_bfloat16_is_as_close_to_the_truth_as_transformers(name, tmp_path):
+    model = save_variant(name, tmp_path / "model")
+    ids = random_ids(4, 32)
+    with torch.no_grad():
+        truth = model(ids).logits.flatten(0, 1)
+        model.to(torch.bfloat16).save_pretrained(tmp_path / "bf16")
+        theirs = model(ids).logits.float().flatten(0, 1)
+    ours = our_logits(tmp_path / "bf16", ids.tolist(), tmp_path, "--dtype", "bfloat16").flatten(0, 1)
+    # A near tie between two experts may fall either way in bf16, so some tokens differ: the median token must not.
+    assert torch.cosine_similarity(ours, theirs, dim=-1).median() > 0.999
+    assert (ours - truth).abs().median() < 1.1 * (theirs - truth).abs().median()
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe-sparse"])
+def test_fused_layout_is_the_same_model(name, tmp_path):
+    model = save_variant(name, tmp_path / "model", save_original_format=False)
+    ids = random_ids(2, 16)
+    with torch.no_grad():
+        expected = model(ids).logits
+    assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama-rope-llama3", "mistral-window", "qwen3_moe"])
+def test_old_config_spelling_is_the_same_model(name, tmp_path):
+    model = save_variant(name, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    rope["type"] = rope.pop("rope_type")
+    config["rope_scaling"] = None if rope["type"] == "default" else rope
+    config["torch_dtype"] = config.pop("dtype")
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    ids = random_ids(1, 48)
+    with torch.no_grad():
+        expected = model(ids).logits
+    assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path) - expected).abs().max() < 1e-4
+
+
+def refusal(*arguments):
+    result = run(*arguments, check=False)
+    return result.returncode, result.stderr
+
+
+def test_bad_ids_are_refused(tmp_path):
+    save_variant("llama", tmp_path / "model")
+    ids = tmp_path / "ids.json"
+    for text, code, message in [
+        ("[[1, 2], [3]]", 3, "row 1: expected a list of lists"),
+        ("[]", 3, "expected a list of lists"),
+        ("[[1, 320]]", 3, "token id 320 is not in the vocabulary (0 to 319)"),
+        ("[[-1]]", 3, "token id -1 is not in the vocabulary"),
+        ("[[1.5]]", 3, "expected a list of lists"),
+        ("[[1", 3, "not valid JSON"),
+    ]:
+        ids.write_text(text)
+        status, stderr = refusal("logits", tmp_path / "model", "--ids", ids, "-o", tmp_path / "out.safetensors")
+        assert (status, message in stderr) == (code, True), stderr
+        assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_tensor_of_another_shape_is_refused_before_anything_runs(tmp_path):
+    save_variant("mixtral", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["intermediate_size"] = 95
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    (tmp_path / "ids.json").write_text("[[1]]")
+    status, stderr = refusal("logits", tmp_path / "model", "--ids", tmp_path / "ids.json", "-o", tmp_path / "out.safetensors")
+    assert status == 3
+    assert "experts.0.w1.weight (got [96, 64], expected [95, 64])" in stderr

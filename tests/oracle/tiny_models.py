@@ -1,0 +1,98 @@
+"""Tiny random models of every architecture, made by transformers, and the way to run the binary under test on them."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+BINARY = os.environ.get("MIXWRIGHT", str(Path(__file__).resolve().parents[2] / "build/release/bin/mixwright"))
+
+SMALL = dict(
+    vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False, pad_token_id=None,
+    bos_token_id=1, eos_token_id=2,
+)
+MOE = dict(num_experts_per_tok=2, moe_intermediate_size=48)
+ROPES = {
+    "linear": dict(rope_type="linear", factor=4.0),
+    "dynamic": dict(rope_type="dynamic", factor=4.0),
+    "llama3": dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
+    "yarn": dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32),
+    "yarn_mscale": dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, mscale=0.7, mscale_all_dim=0.9, beta_fast=16, beta_slow=2),
+    "longrope": dict(rope_type="longrope", factor=4.0, original_max_position_embeddings=32,
+                     short_factor=[1.0 + 0.1 * i for i in range(8)], long_factor=[1.5 + 0.3 * i for i in range(8)]),
+}
+
+# name -> (model_type, what differs from SMALL)
+VARIANTS = {
+    "llama": ("llama", {}),
+    "llama-tied": ("llama", dict(tie_word_embeddings=True)),
+    "llama-biased": ("llama", dict(attention_bias=True, mlp_bias=True)),
+    "llama-mha": ("llama", dict(num_key_value_heads=4)),
+    "llama-mqa": ("llama", dict(num_key_value_heads=1)),
+    "llama-head-dim": ("llama", dict(head_dim=24)),
+    **{f"llama-rope-{name}": ("llama", dict(rope_parameters=dict(rope_theta=10000.0, **rope))) for name, rope in ROPES.items()},
+    "mistral": ("mistral", dict(sliding_window=None)),
+    "mistral-window": ("mistral", dict(sliding_window=9)),
+    "mistral-head-dim": ("mistral", dict(sliding_window=None, head_dim=32)),
+    "qwen2": ("qwen2", {}),
+    "qwen2-tied": ("qwen2", dict(tie_word_embeddings=True)),
+    "qwen2-window": ("qwen2", dict(use_sliding_window=True, sliding_window=7, max_window_layers=1)),
+    "qwen2-yarn": ("qwen2", dict(rope_parameters=dict(rope_theta=1e6, **ROPES["yarn"]))),
+    "qwen3": ("qwen3", dict(head_dim=32)),
+    "qwen3-biased": ("qwen3", dict(head_dim=16, attention_bias=True)),
+    "qwen3-tied": ("qwen3", dict(head_dim=16, tie_word_embeddings=True)),
+    "qwen3-window": ("qwen3", dict(head_dim=16, use_sliding_window=True, sliding_window=5, max_window_layers=2)),
+    "mixtral": ("mixtral", dict(num_local_experts=4, num_experts_per_tok=2)),
+    "mixtral-top1": ("mixtral", dict(num_local_experts=5, num_experts_per_tok=1)),
+    "mixtral-window": ("mixtral", dict(num_local_experts=4, num_experts_per_tok=3, sliding_window=8, tie_word_embeddings=True)),
+    "mixtral-llama3": ("mixtral", dict(num_local_experts=4, rope_parameters=dict(rope_theta=5e5, **ROPES["llama3"]))),
+    "qwen2_moe": ("qwen2_moe", dict(num_experts=6, shared_expert_intermediate_size=80, **MOE)),
+    "qwen2_moe-norm": ("qwen2_moe", dict(num_experts=6, shared_expert_intermediate_size=80, norm_topk_prob=True, qkv_bias=False, **MOE)),
+    "qwen2_moe-sparse": ("qwen2_moe", dict(num_experts=6, shared_expert_intermediate_size=80, decoder_sparse_step=2, **MOE)),
+    "qwen2_moe-window": ("qwen2_moe", dict(num_experts=6, shared_expert_intermediate_size=80, use_sliding_window=True, sliding_window=6,
+                                           max_window_layers=2, mlp_only_layers=[1], **MOE)),
+    "qwen3_moe": ("qwen3_moe", dict(num_experts=6, head_dim=32, norm_topk_prob=True, **MOE)),
+    "qwen3_moe-raw": ("qwen3_moe", dict(num_experts=6, head_dim=16, norm_topk_prob=False, attention_bias=True, **MOE)),
+    "qwen3_moe-sparse": ("qwen3_moe", dict(num_experts=6, head_dim=16, decoder_sparse_step=2, mlp_only_layers=[1], norm_topk_prob=True, **MOE)),
+    "qwen3_moe-window": ("qwen3_moe", dict(num_experts=7, head_dim=16, use_sliding_window=True, sliding_window=6, norm_topk_prob=True, **MOE)),
+}
+
+
+def make_model(model_type, changes, seed=0):
+    """A random model whose weights are large enough that every part of it shows in the logits."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**SMALL, **changes}), dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+            elif parameter.dim() == 1:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(torch.randn_like(parameter) * 1.3 / parameter.shape[-1] ** 0.5)
+    return model.eval()
+
+
+def save_variant(name, directory, seed=0, **save_options):
+    model = make_model(*VARIANTS[name], seed=seed)
+    model.save_pretrained(directory, **save_options)
+    return model
+
+
+def run(*arguments, check=True, **options):
+    result = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, **options)
+    if check and result.returncode != 0:
+        raise AssertionError(f"mixwright {' '.join(map(str, arguments))}: exit {result.returncode}\n{result.stderr}")
+    return result
+
+
+def our_logits(model_dir, ids, tmp_path, *options):
+    ids_file, out = tmp_path / "ids.json", tmp_path / "logits.safetensors"
+    ids_file.write_text(json.dumps(ids))
+    run("logits", model_dir, "--ids", ids_file, "-o", out, *options)
+    return load_file(out)["logits"]

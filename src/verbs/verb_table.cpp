@@ -10,6 +10,11 @@ const std::array table{
               "  mixwright import SmolLM2-135M-Instruct.Q4_1.gguf ./smollm2\n"
               "  mixwright import model-00001-of-00003.gguf ./model --dtype float16\n",
               make_import},
+    VerbEntry{"build", "a mixture of experts from dense models",
+              "  mixwright build recipe.yml ./my-moe --dry-run\n"
+              "  mixwright build recipe.yml ./my-moe\n"
+              "  mixwright build recipe.yml ./my-moe --resume\n",
+              make_build},
     VerbEntry{"inspect", "what a model is: architecture, parameters, tensors, problems",
               "  mixwright inspect ./my-moe\n"
               "  mixwright inspect Qwen/Qwen3-0.6B --json\n"

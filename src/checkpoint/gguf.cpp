@@ -181,7 +181,12 @@ GgufModel open_gguf(const fs::path& path) {
         const auto file = io::MappedFile::open(part);
         GgufHeader header = read_header(file);
         check_split(header.metadata, part, static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(count));
-        for (const GgufTensor& tensor : header.tensors) source->add(file, tensor);
+        for (const GgufTensor& tensor : header.tensors) {
+            source->add(file, tensor);
+            StoredType& stored = model.stored[ggml_type_name(static_cast<ggml_type>(tensor.type))];
+            ++stored.tensors;
+            stored.bytes += tensor.bytes;
+        }
         tensors += header.tensors.size();
         if (i == 0) model.metadata = std::move(header.metadata);
     }

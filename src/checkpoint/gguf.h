@@ -3,7 +3,9 @@
 // for arch/ to say.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -12,9 +14,15 @@
 
 namespace mixwright::checkpoint {
 
+/// What the file holds in one of ggml's types.
+struct StoredType {
+    std::uint64_t tensors = 0, bytes = 0;
+};
+
 struct GgufModel {
-    io::Json metadata;  // of the first file: key -> number, boolean, string or array
+    io::Json metadata;                           // of the first file: key -> number, boolean, string or array
     std::shared_ptr<const TensorSource> tensors;
+    std::map<std::string, StoredType> stored;    // by ggml's name of the type: "q4_1"
 };
 
 /// Opens `path` and, when its name says it is one of a split, its siblings. Headers only.

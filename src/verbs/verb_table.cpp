@@ -24,6 +24,10 @@ const std::array table{
               "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors\n"
               "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors --dtype bfloat16 --stream-layers\n",
               make_logits},
+    VerbEntry{"tokenize", "the token ids of text, and back",
+              "  mixwright tokenize ./my-moe -f text.txt\n"
+              "  mixwright tokenize tokenizer.json --decode -f ids.jsonl\n",
+              make_tokenize},
 };
 
 }  // namespace

@@ -9,5 +9,6 @@ std::unique_ptr<Verb> make_import();
 std::unique_ptr<Verb> make_build();
 std::unique_ptr<Verb> make_inspect();
 std::unique_ptr<Verb> make_logits();
+std::unique_ptr<Verb> make_tokenize();
 
 }  // namespace mixwright::verbs

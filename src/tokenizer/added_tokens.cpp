@@ -41,12 +41,7 @@ AddedToken added_token_from_json(const io::Json& json, const std::string& where)
     if (!json.is_object()) throw Error(ErrorCode::malformed, where + ": expected an object");
     AddedToken token;
     token.content = text_field(json, "content", where);
-    if (const auto id = json.find("id"); id != json.end()) {
-        if (!id->is_number_unsigned() || id->get<std::uint64_t>() >= max_vocabulary)
-            throw Error(ErrorCode::malformed, fmt::format("{}.id: expected an integer from 0 to {} (got {})", where,
-                                                          max_vocabulary - 1, printable(id->dump(), 40)));
-        token.id = static_cast<TokenId>(id->get<std::uint64_t>());
-    }
+    if (const auto id = json.find("id"); id != json.end()) token.id = id_from_json(*id, where + ".id");
     token.single_word = field_or(json, "single_word", false, where);
     token.lstrip = field_or(json, "lstrip", false, where);
     token.rstrip = field_or(json, "rstrip", false, where);

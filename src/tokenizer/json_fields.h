@@ -25,7 +25,7 @@ T field_or(const io::Json& json, const char* key, T fallback, std::string_view w
     if (found == json.end() || found->is_null()) return fallback;
     bool fits = false;
     if constexpr (std::is_same_v<T, bool>) fits = found->is_boolean();
-    else if constexpr (std::is_integral_v<T>) fits = found->is_number_unsigned();
+    else if constexpr (std::is_integral_v<T>) fits = found->is_number_unsigned() || (found->is_number_integer() && found->template get<std::int64_t>() >= 0);
     else if constexpr (std::is_floating_point_v<T>) fits = found->is_number();
     else fits = found->is_string();
     if (!fits) throw Error(ErrorCode::malformed, fmt::format("{}.{}: wrong type (got {})", where, key, found->type_name()));

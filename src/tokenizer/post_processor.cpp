@@ -9,18 +9,11 @@ namespace {
 
 using io::Json;
 
-TokenId id_of(const Json& json, const std::string& where) {
-    if (!json.is_number_unsigned() || json.get<std::uint64_t>() >= max_vocabulary)
-        throw Error(ErrorCode::malformed, fmt::format("{}: expected an id from 0 to {} (got {})", where, max_vocabulary - 1,
-                                                      printable(json.dump(), 40)));
-    return static_cast<TokenId>(json.get<std::uint64_t>());
-}
-
 // ["[CLS]", 101]
 TokenId id_of_pair(const Json& json, const char* key, const std::string& where) {
     const Json& pair = array_field(json, key, where);
     if (pair.size() != 2) throw Error(ErrorCode::malformed, fmt::format("{}.{}: expected [token, id]", where, key));
-    return id_of(pair[1], where + '.' + key);
+    return id_from_json(pair[1], where + '.' + key);
 }
 
 PostProcessor from_template(const Json& json, const std::string& where) {
@@ -40,7 +33,7 @@ PostProcessor from_template(const Json& json, const std::string& where) {
         if (special == json.end() || !special->is_object() || !special->contains(name) || !(*special)[name].is_object())
             throw Error(ErrorCode::malformed, fmt::format("{}.special_tokens: \"{}\" is missing", where, printable(name)));
         for (const Json& id : array_field((*special)[name], "ids", where + ".special_tokens"))
-            (text_seen ? result.behind : result.before).push_back(id_of(id, where + ".special_tokens"));
+            (text_seen ? result.behind : result.before).push_back(id_from_json(id, where + ".special_tokens"));
     }
     if (!text_seen) throw Error(ErrorCode::unsupported, where + ".single: the text does not occur");
     return result;

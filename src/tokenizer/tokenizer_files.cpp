@@ -78,7 +78,7 @@ void assign_roles(Pipeline& pipeline, const fs::path& directory, bool sentencepi
             const auto value = json.find(std::string(key) + "_id");
             if (*id != no_token || value == json.end()) continue;
             const Json& first = value->is_array() && !value->empty() ? value->front() : *value;
-            if (first.is_number_unsigned() && first.get<std::uint64_t>() < max_vocabulary) *id = static_cast<TokenId>(first.get<std::uint64_t>());
+            if (first.is_number() && first != -1) *id = id_from_json(first, fmt::format("{}: {}_id", (directory / file).string(), key));
         }
     }
     // Without a post-processor the configuration alone says whether special tokens go around a text.

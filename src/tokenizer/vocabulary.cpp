@@ -10,6 +10,23 @@
 
 namespace mixwright::tokenizer {
 
+namespace {
+
+// Numbers built by our own code are signed, those out of a file unsigned.
+bool is_id(const io::Json& json) {
+    if (json.is_number_unsigned()) return json.get<std::uint64_t>() < max_vocabulary;
+    return json.is_number_integer() && json.get<std::int64_t>() >= 0 && json.get<std::int64_t>() < static_cast<std::int64_t>(max_vocabulary);
+}
+
+}  // namespace
+
+TokenId id_from_json(const io::Json& json, std::string_view where) {
+    if (!is_id(json))
+        throw Error(ErrorCode::malformed, fmt::format("{}: expected an id from 0 to {} (got {})", where, max_vocabulary - 1,
+                                                      printable(json.dump(-1, ' ', false, io::Json::error_handler_t::replace), 40)));
+    return json.get<TokenId>();
+}
+
 std::uint64_t hash_bytes(std::string_view bytes) noexcept {
     constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15u;
     std::uint64_t hash = bytes.size() * multiplier;
@@ -70,10 +87,8 @@ Vocabulary Vocabulary::from_json(const io::Json& object, std::string_view source
     Vocabulary vocabulary;
     vocabulary.reserve(object.size());
     for (const auto& [token, id] : object.items()) {
-        if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= max_vocabulary)
-            throw Error(ErrorCode::malformed, fmt::format("{}: token \"{}\": the id is not an integer from 0 to {} (got {})",
-                                                          source, printable(token), max_vocabulary - 1, printable(id.dump(), 40)));
-        vocabulary.add(token, static_cast<TokenId>(id.get<std::uint64_t>()));
+        if (!is_id(id)) id_from_json(id, fmt::format("{}: token \"{}\"", source, printable(token)));  // throws
+        vocabulary.add(token, id.get<TokenId>());
     }
     return vocabulary;
 }

@@ -14,6 +14,9 @@ using TokenId = std::int32_t;
 constexpr TokenId no_token = -1;
 constexpr std::size_t max_vocabulary = 4u << 20;
 
+/// `json` as an id: an integer from 0 to max_vocabulary - 1. Error(malformed), naming `where`.
+TokenId id_from_json(const io::Json& json, std::string_view where);
+
 /// A fast hash of short byte strings.
 std::uint64_t hash_bytes(std::string_view bytes) noexcept;
 

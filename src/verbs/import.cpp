@@ -9,6 +9,7 @@
 #include "checkpoint/writer.h"
 #include "error.h"
 #include "progress.h"
+#include "tokenizer/gguf_vocab.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -109,9 +110,22 @@ private:
         plan.config = text_of(arch::render_config(spec));
         plan.files.push_back({"generation_config.json", text_of(generation_config(spec, metadata_))});
         plan.files.push_back({"README.md", model_card(metadata_, spec, model.checkpoint.path.filename().string(), torch_name(dtype))});
+        add_tokenizer(plan, model.checkpoint.path.string());
         if (const std::string chat = text_or(metadata_, "tokenizer.chat_template", ""); !chat.empty()) plan.files.push_back({"chat_template.jinja", chat});
         plan.inputs.push_back(model.checkpoint.path);
         return plan;
+    }
+
+    // A model without a tokenizer is still a model: one that cannot be expressed is reported and left out.
+    void add_tokenizer(checkpoint::OutputPlan& plan, const std::string& source) const {
+        try {
+            const tokenizer::GgufVocab vocab = tokenizer::gguf_vocab_from_metadata(metadata_, source);
+            plan.files.push_back({"tokenizer.json", text_of(tokenizer::to_tokenizer_json(vocab, source))});
+            plan.files.push_back({"tokenizer_config.json", text_of(tokenizer::to_tokenizer_config(vocab, source))});
+        } catch (const Error& e) {
+            if (e.code() != ErrorCode::unsupported) throw;
+            warn(fmt::format("the tokenizer is left out: {}", e.what()));
+        }
     }
 
     std::string model_, out_, shard_size_ = "5GB";

@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
+#include "arch/open_tokenizer.h"
 #include "error.h"
 #include "io/file.h"
-#include "tokenizer/tokenizer.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -35,7 +35,7 @@ public:
     }
 
     void run(const CommonOptions&) override {
-        const Tokenizer tokenizer = Tokenizer::load(model_);
+        const Tokenizer tokenizer = arch::open_tokenizer(model_);
         const std::string text = io::read_file(file_, max_input_bytes);
         std::string out;
         std::size_t number = 0;
@@ -70,11 +70,7 @@ private:
         const Json json = io::parse_json(line, where, {.bytes = max_input_bytes});
         if (!json.is_array()) throw Error(ErrorCode::malformed, where + ": expected an array of ids");
         std::vector<TokenId> ids;
-        for (const Json& id : json) {
-            if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= tokenizer::max_vocabulary)
-                throw Error(ErrorCode::malformed, fmt::format("{}: not an id: {}", where, printable(id.dump(), 40)));
-            ids.push_back(static_cast<TokenId>(id.get<std::uint64_t>()));
-        }
+        for (const Json& id : json) ids.push_back(tokenizer::id_from_json(id, where));
         return ids;
     }
 

@@ -16,8 +16,8 @@ namespace mixwright {
 
 class TemporaryDirectory {
 public:
-    TemporaryDirectory() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "mixwright-test-XXXXXX").string();
+    explicit TemporaryDirectory(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+        std::string pattern = (parent / "mixwright-test-XXXXXX").string();
         if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
         path_ = pattern;
     }
@@ -34,6 +34,12 @@ public:
 private:
     std::filesystem::path path_;
 };
+
+/// A folder in memory where there is one: for tests that sync hundreds of times.
+inline std::filesystem::path memory_directory() {
+    const std::filesystem::path shm = "/dev/shm";
+    return ::access(shm.c_str(), W_OK) == 0 ? shm : std::filesystem::temp_directory_path();
+}
 
 inline void write_text(const std::filesystem::path& path, std::string_view text) {
     std::filesystem::create_directories(path.parent_path());

@@ -13,10 +13,14 @@ namespace mixwright::checkpoint {
 namespace {
 
 constexpr std::size_t num_buffers = 4;
+// Writing out is started at every multiple of this: early enough that the sync at the end finds little left, and not so
+// often that it stands in the way of writing.
+constexpr std::uint64_t writeback_bytes = 64u << 20;
 
 struct Buffer {
     std::unique_ptr<std::byte[]> bytes{new std::byte[ShardStream::buffer_bytes]};
     std::size_t size = 0;
+    std::uint64_t offset = 0;  // in the file
 };
 
 }  // namespace
@@ -31,6 +35,8 @@ struct ShardStream::State {
     std::mutex mutex;
     std::condition_variable changed;
     std::uint64_t filled = 0, hashed = 0, written = 0;
+    std::uint64_t position = 0;  // in the file, of what comes next
+    std::uint64_t unstarted = 0;  // from here on nothing was said about writing out
     bool last_filled = false, abandoned = false;
     std::exception_ptr error;
     io::Sha256 hash;
@@ -45,9 +51,8 @@ struct ShardStream::State {
                 changed.wait(lock, [&] { return abandoned || done < filled || last_filled; });
                 if (abandoned || done == filled) return;
                 const Buffer& buffer = ring[done % num_buffers];
-                const std::uint64_t offset = done * buffer_bytes;
                 lock.unlock();
-                work(offset, std::span<const std::byte>(buffer.bytes.get(), buffer.size));
+                work(buffer.offset, std::span<const std::byte>(buffer.bytes.get(), buffer.size));
                 lock.lock();
                 ++done;
                 changed.notify_all();
@@ -63,10 +68,7 @@ struct ShardStream::State {
     void start() {
         hasher = std::thread([this] { consume(hashed, [this](std::uint64_t, auto bytes) { hash.update(bytes); }); });
         writer = std::thread([this] {
-            consume(written, [this](std::uint64_t offset, auto bytes) {
-                file.write_at(offset, bytes);
-                file.start_writeback(offset, bytes.size());
-            });
+            consume(written, [this](std::uint64_t offset, auto bytes) { file.write_at(offset, bytes); });
         });
     }
 
@@ -75,12 +77,22 @@ struct ShardStream::State {
         if (writer.joinable()) writer.join();
     }
 
-    void hand_over(std::unique_lock<std::mutex>& lock) {
+    // Gives the buffer in work to the threads and waits until there is another.
+    void hand_over() {
+        std::unique_lock lock(mutex);
         ++filled;
         changed.notify_all();
         changed.wait(lock, [&] { return abandoned || filled < std::min(hashed, written) + num_buffers; });
         if (error) std::rethrow_exception(error);
         ring[filled % num_buffers].size = 0;
+    }
+
+    void advance_position(std::uint64_t bytes) {
+        position += bytes;
+        // Two steps back: what the writing thread has not reached yet is not asked for.
+        if (position < unstarted + 2 * writeback_bytes) return;
+        file.start_writeback(unstarted, writeback_bytes);
+        unstarted += writeback_bytes;
     }
 };
 
@@ -102,10 +114,10 @@ std::span<std::byte> ShardStream::space() {
 
 void ShardStream::advance(std::size_t bytes) {
     Buffer& buffer = state_->ring[state_->filled % num_buffers];
+    if (buffer.size == 0) buffer.offset = state_->position;
     buffer.size += bytes;
-    if (buffer.size < buffer_bytes) return;
-    std::unique_lock lock(state_->mutex);
-    state_->hand_over(lock);
+    state_->advance_position(bytes);
+    if (buffer.size == buffer_bytes) state_->hand_over();
 }
 
 void ShardStream::append(std::span<const std::byte> bytes) {
@@ -115,6 +127,16 @@ void ShardStream::append(std::span<const std::byte> bytes) {
         std::ranges::copy(bytes.first(size), room.begin());
         advance(size);
         bytes = bytes.subspan(size);
+    }
+}
+
+void ShardStream::append_mapped(std::span<const std::byte> bytes) {
+    if (state_->ring[state_->filled % num_buffers].size > 0) state_->hand_over();
+    while (!bytes.empty()) {
+        const auto part = bytes.first(std::min(bytes.size(), buffer_bytes));
+        state_->file.write_at(state_->position, part);
+        state_->advance_position(part.size());
+        bytes = bytes.subspan(part.size());
     }
 }
 

@@ -1,5 +1,6 @@
-// The way of a shard's bytes to the disk: filled into a buffer by the caller, hashed by one thread, written by another,
-// so that neither hash nor disk waits for the other. Writing out starts at once: the sync at the end finds little left.
+// The way of a shard's bytes to the disk. Bytes that are computed are filled into buffers by the caller, hashed by one
+// thread and written by another. Bytes that lie in a mapped file go straight from it into the output, by one copy inside
+// the kernel, and are not hashed: whoever wants to check them can compare them with their source.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,6 @@ namespace mixwright::checkpoint {
 
 class ShardStream {
 public:
-    /// Buffers start at multiples of this many bytes of the file.
     static constexpr std::size_t buffer_bytes = 8u << 20;
 
     /// `file` is written from its start and must outlive the stream.
@@ -30,7 +30,9 @@ public:
     void advance(std::size_t bytes);
     /// Copies `bytes` in.
     void append(std::span<const std::byte> bytes);
-    /// Waits until all is written (not synced). Returns the SHA-256 of the whole.
+    /// Writes `bytes`, which lie in a mapped file, on this thread. Error(io) when that file has shrunk.
+    void append_mapped(std::span<const std::byte> bytes);
+    /// Waits until all is written (not synced). Returns the SHA-256 of what did not go through append_mapped().
     std::string finish();
 
 private:

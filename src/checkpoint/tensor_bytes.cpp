@@ -15,31 +15,43 @@ namespace {
 
 constexpr std::size_t block_elements = 64 << 10;  // converted at once: fits the second-level cache
 
-// Ranges of one source tensor: straight out of its file where it lies there, else out of the whole, decoded once.
-class PieceReader {
-public:
-    explicit PieceReader(const Piece& piece) : piece_(piece) {
-        TensorBytes bytes = piece.source->bytes(piece.tensor);
-        if (bytes.bytes.size() != piece.tensor.num_bytes())
-            throw Error(ErrorCode::internal, fmt::format("{}: tensor {}: {} bytes, its shape takes {}", piece.source->where(piece.tensor),
-                                                         printable(piece.tensor.name), bytes.bytes.size(), piece.tensor.num_bytes()));
-        if (!bytes.mapped) decoded_ = std::move(bytes);
-    }
-    PieceReader(const PieceReader&) = delete;
-    PieceReader& operator=(const PieceReader&) = delete;
-    ~PieceReader() { piece_.source->drop(piece_.tensor); }
+// Below this a piece is gathered with its neighbours, which is cheaper than a system call of its own.
+constexpr std::uint64_t min_mapped_bytes = 1u << 20;
+// Pages of a mapped source are let go every so many bytes: they count as our memory until then.
+constexpr std::uint64_t drop_bytes = 32u << 20;
 
+bool is_computed(const Piece& piece, Dtype to) { return piece.scale != 1.0 || piece.noise != 0.0 || piece.tensor.dtype != to; }
+
+// One source tensor: mapped, or decoded as a whole.
+class PieceBytes {
+public:
+    PieceBytes(const Piece& piece, Dtype to) : piece_(piece), bytes_(piece.source->bytes(piece.tensor)) {
+        if (bytes_.bytes.size() != piece.tensor.num_bytes())
+            throw Error(ErrorCode::internal, fmt::format("{}: tensor {}: {} bytes, its shape takes {}", piece.source->where(piece.tensor),
+                                                         printable(piece.tensor.name), bytes_.bytes.size(), piece.tensor.num_bytes()));
+        goes_unhashed_ = bytes_.mapped && !is_computed(piece, to) && bytes_.bytes.size() >= min_mapped_bytes;
+    }
+    PieceBytes(const PieceBytes&) = delete;
+    PieceBytes& operator=(const PieceBytes&) = delete;
+    ~PieceBytes() { piece_.source->drop(piece_.tensor); }
+
+    /// Whether the bytes stand in a file as they will in the output, and are worth a copy of their own.
+    bool goes_unhashed() const { return goes_unhashed_; }
+    std::span<const std::byte> span() const { return bytes_.bytes; }
+    void drop() const { piece_.source->drop(piece_.tensor); }
+
+    /// Mapped bytes are read from their file: should it have shrunk, that is an error and not a signal.
     void read(std::uint64_t offset, std::span<std::byte> out) const {
-        if (out.empty()) return;
-        if (decoded_.owner != nullptr || !decoded_.bytes.empty())
-            std::memcpy(out.data(), decoded_.bytes.data() + offset, out.size());
-        else
+        if (bytes_.mapped)
             piece_.source->read(piece_.tensor, offset, out);
+        else if (!out.empty())
+            std::memcpy(out.data(), bytes_.bytes.data() + offset, out.size());
     }
 
 private:
     const Piece& piece_;
-    TensorBytes decoded_;
+    TensorBytes bytes_;
+    bool goes_unhashed_ = false;
 };
 
 std::uint64_t mix(std::uint64_t x) {  // the finaliser of SplitMix64
@@ -63,7 +75,7 @@ float normal(std::uint64_t stream, std::uint64_t element) {
 
 class TensorSender {
 public:
-    TensorSender(const OutputTensor& tensor, ShardStream& stream, const std::function<void(std::uint64_t)>& advanced)
+    TensorSender(const OutputTensor& tensor, ShardStream& stream, const Advanced& advanced)
         : tensor_(tensor), stream_(stream), advanced_(advanced) {}
 
     void send() {
@@ -95,26 +107,37 @@ private:
     }
 
     void send(const Piece& piece) {
-        const PieceReader reader(piece);
-        const Dtype from = piece.tensor.dtype, to = tensor_.info.dtype;
-        const bool computed = piece.scale != 1.0 || piece.noise != 0.0;
+        const Dtype to = tensor_.info.dtype;
+        const PieceBytes source(piece, to);
+        if (source.goes_unhashed()) return send_mapped(source);
+        const bool computed = is_computed(piece, to);
         const std::uint64_t bytes = static_cast<std::uint64_t>(piece.tensor.numel()) * dtype_bytes(to);
         transfer(bytes, [&](std::uint64_t offset, std::span<std::byte> out) {
-            if (from == to && !computed) return reader.read(offset, out);
+            if (!computed) return source.read(offset, out);
             for (std::size_t done = 0; done < out.size();) {
                 const std::size_t size = std::min(block_elements * dtype_bytes(to), out.size() - done);
-                block(piece, reader, (offset + done) / dtype_bytes(to), out.subspan(done, size), computed);
+                block(piece, source, (offset + done) / dtype_bytes(to), out.subspan(done, size));
                 done += size;
             }
         });
         sent_elements_ += static_cast<std::uint64_t>(piece.tensor.numel());
     }
 
-    void block(const Piece& piece, const PieceReader& reader, std::uint64_t first, std::span<std::byte> out, bool computed) {
+    void send_mapped(const PieceBytes& source) {
+        for (std::span<const std::byte> rest = source.span(); !rest.empty();) {
+            const auto part = rest.first(std::min<std::size_t>(rest.size(), drop_bytes));
+            stream_.append_mapped(part);
+            source.drop();
+            advanced_(part.size());
+            rest = rest.subspan(part.size());
+        }
+    }
+
+    void block(const Piece& piece, const PieceBytes& source, std::uint64_t first, std::span<std::byte> out) {
         const std::size_t from_bytes = dtype_bytes(piece.tensor.dtype), count = out.size() / dtype_bytes(tensor_.info.dtype);
         raw_.resize(count * from_bytes);
-        reader.read(first * from_bytes, raw_);
-        if (!computed) return convert(raw_, piece.tensor.dtype, out, tensor_.info.dtype);
+        source.read(first * from_bytes, raw_);
+        if (piece.scale == 1.0 && piece.noise == 0.0) return convert(raw_, piece.tensor.dtype, out, tensor_.info.dtype);
         values_.resize(count);
         to_float(raw_, piece.tensor.dtype, values_);
         const auto scale = static_cast<float>(piece.scale), noise = static_cast<float>(piece.noise);
@@ -128,7 +151,7 @@ private:
 
     const OutputTensor& tensor_;
     ShardStream& stream_;
-    const std::function<void(std::uint64_t)>& advanced_;
+    const Advanced& advanced_;
     std::uint64_t sent_elements_ = 0;  // of pieces that are through
     std::vector<std::byte> raw_;
     std::vector<float> values_;
@@ -136,8 +159,34 @@ private:
 
 }  // namespace
 
-void send_tensor(const OutputTensor& tensor, ShardStream& stream, const std::function<void(std::uint64_t)>& advanced) {
-    TensorSender(tensor, stream, advanced).send();
+void send_tensor(const OutputTensor& tensor, ShardStream& stream, const Advanced& advanced) { TensorSender(tensor, stream, advanced).send(); }
+
+bool check_tensor(const OutputTensor& tensor, const io::File& file, std::uint64_t offset, io::Sha256& hash, const Advanced& advanced) {
+    std::vector<std::byte> found(1u << 20), expected(found.size());
+    const auto check = [&](std::uint64_t bytes, const PieceBytes* source) {
+        for (std::uint64_t done = 0; done < bytes;) {
+            const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(found.size(), bytes - done));
+            file.read_at(offset, std::span(found).first(size));
+            if (source == nullptr) {
+                hash.update(std::span(found).first(size));
+            } else {
+                source->read(done, std::span(expected).first(size));
+                if (!std::equal(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(size), expected.begin())) return false;
+            }
+            offset += size;
+            done += size;
+            advanced(size);
+        }
+        return true;
+    };
+    const auto* pieces = std::get_if<Pieces>(&tensor.content);
+    if (pieces == nullptr) return check(tensor.info.num_bytes(), nullptr);
+    for (const Piece& piece : *pieces) {
+        const PieceBytes source(piece, tensor.info.dtype);
+        const std::uint64_t bytes = static_cast<std::uint64_t>(piece.tensor.numel()) * dtype_bytes(tensor.info.dtype);
+        if (!check(bytes, source.goes_unhashed() ? &source : nullptr)) return false;
+    }
+    return true;
 }
 
 }  // namespace mixwright::checkpoint

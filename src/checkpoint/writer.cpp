@@ -1,11 +1,12 @@
 // The writing half of writer.h. What is on the disk at any moment:
 //
-//   OUT.partial.journal   a line with the plan's hash, then one for each finished shard: name, bytes, SHA-256
+//   OUT.partial.journal   a line with the plan's hash, then one for each finished shard: name, bytes, hash
 //   OUT.partial/          finished shards, NAME.tmp for the one in work; index and metadata after the last shard
 //   OUT                   nothing, or what was there before, until OUT.partial is complete and checked
 //
-// A shard is synced before it gets its name and its line, so a line is proof that the shard was whole; resuming still
-// compares the hash, against what may have happened to the file since.
+// A shard is synced before it gets its name and its line, so a line is proof that the shard was whole. Against what may
+// have happened to it since, resuming compares copied tensors with their sources, byte for byte, and the rest (computed
+// tensors, headers) with the hash in the line: hashing what is only copied would cost more than the copy.
 #include "checkpoint/writer.h"
 
 #include <fmt/format.h>
@@ -30,20 +31,6 @@ namespace mixwright::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string file_sha256(const io::File& file, Progress& progress) {
-    io::Sha256 hash;
-    std::vector<std::byte> buffer(1u << 20);
-    const std::uint64_t size = file.size();
-    for (std::uint64_t offset = 0; offset < size;) {
-        const auto part = std::span(buffer).first(static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), size - offset)));
-        file.read_at(offset, part);
-        hash.update(part);
-        offset += part.size();
-        progress.advance(part.size());
-    }
-    return hash.hex();
-}
 
 class ModelWriter {
 public:
@@ -115,13 +102,29 @@ private:
             const auto line = journaled.find(shard.name);
             std::error_code error;
             if (line == journaled.end() || fs::file_size(staging / shard.name, error) != shard.bytes || error) continue;
-            if (line->second.value("sha256", "") == file_sha256(io::File::open(staging / shard.name), progress)) {
+            if (line->second.value("sha256", io::Json()) == io::Json(checked_sha256(shard, io::File::open(staging / shard.name), progress))) {
                 finished_.insert(shard.name);
                 kept_bytes_ += shard.bytes;
             } else {
                 warn(fmt::format("{}: changed since it was written, writing it again", io::shown(staging / shard.name)));
             }
         }
+    }
+
+    // The hash that write_shard() returns, or nothing when a copied tensor differs from its source.
+    std::string checked_sha256(const PlannedShard& shard, const io::File& file, Progress& progress) {
+        const auto advanced = [&progress](std::uint64_t bytes) { progress.advance(bytes); };
+        io::Sha256 hash;
+        std::vector<std::byte> header(shard.header.size());
+        file.read_at(0, header);
+        hash.update(header);
+        std::uint64_t offset = header.size();
+        for (const std::size_t index : shard.tensors) {
+            const OutputTensor& tensor = plan_.tensors[index];
+            if (!check_tensor(tensor, file, offset, hash, advanced)) return {};
+            offset += tensor.info.num_bytes();
+        }
+        return hash.hex();
     }
 
     void write_shards(io::StagedDirectory& staged, io::Journal& journal) {
@@ -140,7 +143,7 @@ private:
         }
     }
 
-    std::string write_shard(const PlannedShard& shard, io::File& file, const std::function<void(std::uint64_t)>& advanced) {
+    std::string write_shard(const PlannedShard& shard, io::File& file, const Advanced& advanced) {
         ShardStream stream(file);
         stream.append(std::as_bytes(std::span(shard.header)));
         advanced(shard.header.size());

@@ -104,6 +104,9 @@ void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
         const ssize_t put = sys::write_at(fd_, bytes.data(), bytes.size(), checked_cast<off_t>(offset, "file offset"));
         if (put < 0 && errno == EINTR) continue;
+        if (put < 0 && errno == EFAULT)
+            throw Error(ErrorCode::io, fmt::format("{}: cannot write: the mapped file that the bytes come from has shrunk", shown(path_)),
+                        "something else is writing an input");
         if (put < 0) fail(path_, "write", errno);
         offset += static_cast<std::uint64_t>(put);
         bytes = bytes.subspan(static_cast<std::size_t>(put));

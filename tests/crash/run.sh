@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# run.sh MIXWRIGHT [KILLS]: the long form of the crash test, KILLS times ten on the bare writer and KILLS on `relayout`,
+# then the loop that makes every system call of a write fail in turn.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+binary=$1
+kills=${2:-200}
+bin=$(dirname "$binary")
+python=build/venv/bin/python
+model=$(mktemp -d)
+trap 'rm -rf "$model"' EXIT
+
+echo "== the bare writer"
+"$python" tests/crash/kill_harness.py --writer "$bin/copy-model" --kills $((kills * 10)) --seed $RANDOM
+echo "== mixwright relayout"
+"$python" tests/oracle/tiny_moe.py mixtral "$model/moe"
+"$python" tests/crash/kill_harness.py --relayout "$binary" --model "$model/moe" --kills "$kills" --seed $RANDOM
+echo "== every system call fails in turn"
+"$bin/test-checkpoint" --gtest_brief=1 --gtest_filter='Faults.*'

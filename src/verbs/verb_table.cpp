@@ -28,6 +28,10 @@ const std::array table{
               "  mixwright tokenize ./my-moe -f text.txt\n"
               "  mixwright tokenize tokenizer.json --decode -f ids.jsonl\n",
               make_tokenize},
+    VerbEntry{"relayout", "the same weights with experts one by one, or stacked",
+              "  mixwright relayout ./mixtral-of-mergekit ./mixtral --layout per-expert\n"
+              "  mixwright relayout ./moe ./moe-fused --layout fused --out-shard-size 2GB\n",
+              make_relayout},
 };
 
 }  // namespace

@@ -10,5 +10,6 @@ std::unique_ptr<Verb> make_build();
 std::unique_ptr<Verb> make_inspect();
 std::unique_ptr<Verb> make_logits();
 std::unique_ptr<Verb> make_tokenize();
+std::unique_ptr<Verb> make_relayout();
 
 }  // namespace mixwright::verbs

@@ -14,7 +14,7 @@ trap 'rm -rf "$model"' EXIT
 echo "== the bare writer"
 "$python" tests/crash/kill_harness.py --writer "$bin/copy-model" --kills $((kills * 10)) --seed $RANDOM
 echo "== mixwright relayout"
-"$python" tests/oracle/tiny_moe.py mixtral "$model/moe"
+PYTHONPATH=tests/oracle "$python" -c "import sys, tiny_models; tiny_models.save_variant('mixtral', sys.argv[1])" "$model/moe"
 "$python" tests/crash/kill_harness.py --relayout "$binary" --model "$model/moe" --kills "$kills" --seed $RANDOM
 echo "== every system call fails in turn"
 "$bin/test-checkpoint" --gtest_brief=1 --gtest_filter='Faults.*'

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import VARIANTS, make_model, run, save_variant
 from transformers import AutoModelForCausalLM
 
-FAMILIES = ["mixtral", "qwen3_moe", "qwen3_moe-sparse", "qwen2_moe"]
+FAMILIES = ["mixtral", "qwen3_moe", "qwen2_moe", "qwen2_moe-sparse"]
 
 
 def logits(directory):

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <limits>
 #include <optional>
 
 namespace mixwright::ops {
@@ -19,8 +20,8 @@ at::Tensor additive_mask(const AttentionMask& mask, std::int64_t num_queries, st
     if (causal) visible = keys <= queries;
     if (windowed) visible = visible & (keys > queries - mask.window);
     if (mask.keys.defined()) visible = visible & mask.keys.unsqueeze(1).unsqueeze(1);
-    // Far below any score but finite, not -inf: a row without any visible key stays a number.
-    return at::zeros(visible.sizes(), like.options()).masked_fill_(visible.logical_not(), -1e30);
+    // With -inf a row without any visible key (padding) attends to nothing and comes out as zeros, as in transformers.
+    return at::zeros(visible.sizes(), like.options()).masked_fill_(visible.logical_not(), -std::numeric_limits<double>::infinity());
 }
 
 }  // namespace

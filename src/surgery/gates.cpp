@@ -4,7 +4,11 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <cmath>
+#include <optional>
 
+#include "arch/open_tokenizer.h"
+#include "calibrate/pooled_states.h"
+#include "calibrate/prompts.h"
 #include "error.h"
 
 namespace mixwright::surgery {
@@ -33,11 +37,84 @@ std::vector<LayerGates> random_gates(const BuildRecipe& recipe, const arch::Mode
     return gates;
 }
 
+constexpr double smallest_norm = 1e-8;  // mergekit's
+
+at::Tensor normalised(const at::Tensor& rows) { return rows / rows.norm(2, {-1}, true).clamp_min(smallest_norm); }
+
+// The prompts of every expert, shared ones last, as batches: positive, and negative where there are any.
+struct PromptBatches {
+    std::vector<model::StreamedBatch> batches;
+    std::vector<std::size_t> positive;
+    std::vector<std::optional<std::size_t>> negative;
+};
+
+PromptBatches prompt_batches(const BuildRecipe& recipe, const arch::OpenModel& base) {
+    const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(base.checkpoint.path.string());
+    PromptBatches result;
+    const auto add = [&](const std::vector<std::string>& prompts) {
+        result.batches.push_back(calibrate::prompt_batch(tokenizer, prompts, base.spec.vocab_size, base.checkpoint.name));
+        return result.batches.size() - 1;
+    };
+    for (const auto* list : {&recipe.experts, &recipe.shared_experts})
+        for (const ExpertRecipe& expert : *list) {
+            if (expert.positive_prompts.empty()) continue;  // a shared expert without a gate
+            result.positive.push_back(add(expert.positive_prompts));
+            result.negative.push_back(expert.negative_prompts.empty() ? std::nullopt : std::optional(add(expert.negative_prompts)));
+        }
+    return result;
+}
+
+// Sum of the embeddings of all tokens of a batch, scaled to length one: the same row for every layer.
+at::Tensor embedding_direction(const at::Tensor& embedding, const model::StreamedBatch& batch, std::int64_t num_layers) {
+    const at::Tensor ids = batch.key_mask.defined() ? batch.ids.masked_select(batch.key_mask) : batch.ids.flatten();
+    return normalised(embedding.index_select(0, ids).to(at::kFloat).sum(0, true)).repeat({num_layers, 1});
+}
+
+// One [layers, D] of states a batch, by the recipe's mode.
+std::vector<at::Tensor> states_of(const BuildRecipe& recipe, const arch::OpenModel& base, const std::vector<model::StreamedBatch>& batches,
+                                  const model::Placement& placement) {
+    if (recipe.gate_mode != GateMode::cheap_embed)
+        return calibrate::pooled_states(
+            base, batches, placement,
+            recipe.gate_input == GateInput::router ? calibrate::StatePlace::mlp_input : calibrate::StatePlace::layer_input,
+            recipe.gate_mode == GateMode::hidden_avg ? calibrate::Pooling::all_positions : calibrate::Pooling::last_token);
+    const auto& info = base.tensors->at("model.embed_tokens.weight");
+    const at::Tensor embedding = model::load_tensor(base, info.name, {model::scalar_type(info.dtype), at::kCPU});
+    std::vector<at::Tensor> states;
+    for (const auto& batch : batches) states.push_back(embedding_direction(embedding, batch, base.spec.num_layers));
+    return states;
+}
+
+// mergekit's rows: the mean state of an expert's positive prompts, less that of its negative ones, of length one.
+std::vector<LayerGates> prompt_gates(const BuildRecipe& recipe, const arch::OpenModel& base, const arch::ModelSpec& spec,
+                                     const model::Placement& placement) {
+    const PromptBatches prompts = prompt_batches(recipe, base);
+    const std::vector<at::Tensor> states = states_of(recipe, base, prompts.batches, placement);
+    std::vector<at::Tensor> directions;  // [layers, D] an expert
+    for (std::size_t e = 0; e < prompts.positive.size(); ++e) {
+        at::Tensor direction = states[prompts.positive[e]];
+        if (prompts.negative[e]) direction = direction - states[*prompts.negative[e]];
+        directions.push_back(normalised(direction));
+    }
+    const at::Tensor all = at::stack(directions, 1);  // [layers, experts and shared, D]
+
+    std::vector<LayerGates> gates;
+    for (const std::int64_t layer : moe_layers(spec)) {
+        LayerGates one{.experts = floats(all[layer].narrow(0, 0, spec.num_experts))};
+        // Several shared experts are one wide expert: it has one gate, their mean.
+        if (all.size(1) > spec.num_experts)
+            one.shared = floats(normalised(all[layer].narrow(0, spec.num_experts, all.size(1) - spec.num_experts).mean(0, true)));
+        gates.push_back(std::move(one));
+    }
+    return gates;
+}
+
 }  // namespace
 
-Gates make_gates(const BuildRecipe& recipe, const SourceModels&, const arch::ModelSpec& spec, const GateOptions& options) {
+Gates make_gates(const BuildRecipe& recipe, const SourceModels& sources, const arch::ModelSpec& spec, const GateOptions& options) {
     Gates gates;
-    gates.layers = random_gates(recipe, spec, options.seed);
+    gates.layers = needs_prompts(recipe.gate_mode) ? prompt_gates(recipe, sources.base->open, spec, options.placement)
+                                                   : random_gates(recipe, spec, options.seed);
     const float scale = static_cast<float>(recipe.gate_scale.value_or(1.0));
     for (LayerGates& layer : gates.layers)
         for (float& value : layer.experts) value *= scale;

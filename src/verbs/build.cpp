@@ -2,13 +2,14 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
 
 #include "checkpoint/writer.h"
 #include "error.h"
-#include "model/model.h"
 #include "progress.h"
 #include "surgery/gates.h"
 #include "surgery/model_files.h"
@@ -16,6 +17,7 @@
 #include "surgery/plan_report.h"
 #include "surgery/preflight.h"
 #include "surgery/recipe.h"
+#include "verbs/model_options.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -60,7 +62,9 @@ public:
         const BuildRecipe recipe = read_build_recipe(recipe_, allow_identical_);
         const SourceModels sources = open_sources(recipe);
         const MoeTarget& target = choose_target(recipe, sources.specs());
-        check_agreement(compare_configs(sources), recipe.source, allow_mismatch_);
+        std::vector<Difference> differences = compare_configs(sources);
+        std::ranges::move(compare_vocabularies(sources), std::back_inserter(differences));
+        check_agreement(differences, recipe.source, allow_mismatch_);
         MoePlan plan = plan_moe(recipe, sources, target, layout, {}, common.seed);
         add_files(recipe, sources, plan);
         const checkpoint::OutputLayout planned = checkpoint::plan_layout(plan.output, write_.shard_bytes);
@@ -68,8 +72,7 @@ public:
         if (dry_run_) return show_plan(common, plan_table(recipe, sources, plan, planned), plan_json(recipe, sources, plan, planned));
         info(plan_table(recipe, sources, plan, planned));
 
-        GateOptions options{.placement = {model::compute_dtype(common.dtype, sources.base->open), model::compute_device(common.device)},
-                            .seed = common.seed};
+        const GateOptions options{.placement = placement_for(common, sources.base->open, "float32"), .seed = common.seed};
         const Gates gates = make_gates(recipe, sources, plan.spec, options);
         plan = plan_moe(recipe, sources, target, layout, gates.layers, common.seed);
         add_files(recipe, sources, plan);

@@ -113,9 +113,10 @@ void AddedTokens::add(AddedToken token, const Vocabulary& model) {
 
 void AddedTokens::prepare(const Normalizer& normalizer) {
     for (std::size_t i = 0; i < tokens_.size(); ++i) {
-        const AddedToken& token = tokens_[i];
+        AddedToken& token = tokens_[i];
         Group& group = token.normalized ? in_normalized_ : in_original_;
-        group.finder.add(token.normalized && normalizer ? normalizer(token.content) : token.content);
+        token.written = token.normalized && normalizer ? normalizer(token.content) : token.content;
+        group.finder.add(token.written);
         group.token.push_back(i);
     }
 }

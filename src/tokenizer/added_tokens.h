@@ -23,6 +23,7 @@ struct AddedToken {
     bool rstrip = false;       // takes the white space behind it
     bool normalized = false;   // looked for in the normalized text
     bool special = false;      // left out by decode(skip_special)
+    std::string written = {};  // what decoders get: the content, normalized where it is looked for there
 };
 
 /// One entry of "added_tokens" in tokenizer.json. Error(malformed).

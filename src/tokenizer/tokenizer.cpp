@@ -126,7 +126,7 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) c
     for (const TokenId id : ids) {
         const AddedToken* added = pipeline.added.find(id);
         if (added != nullptr && added->special && skip_special) continue;
-        if (added != nullptr) tokens.push_back(added->content);
+        if (added != nullptr) tokens.push_back(added->written);
         else if (pipeline.model->vocabulary().has(id)) tokens.emplace_back(pipeline.model->vocabulary().token(id));
     }
     if (pipeline.decoder && !tokens.empty()) pipeline.decoder(tokens);
@@ -145,7 +145,7 @@ std::optional<TokenId> Tokenizer::token_to_id(std::string_view token) const {
 }
 
 std::string_view Tokenizer::id_to_token(TokenId id) const {
-    if (const AddedToken* added = state_->pipeline.added.find(id)) return added->content;
+    if (const AddedToken* added = state_->pipeline.added.find(id)) return added->written;
     return state_->pipeline.model->vocabulary().token(id);
 }
 

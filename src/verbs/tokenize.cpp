@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "arch/open_tokenizer.h"
@@ -59,11 +61,18 @@ private:
     }
 
     std::string answer(const Tokenizer& tokenizer, std::string_view line, const std::string& where) const {
-        if (decode_) return Json(tokenizer.decode(parse_ids(line, where), skip_special_)).dump();
+        if (decode_) return on_one_line(Json(tokenizer.decode(parse_ids(line, where), skip_special_)).dump());
         const std::vector<TokenId> ids =
             tokenizer.encode(jsonl_ ? parse_text(line, where) : std::string(line),
                              {.add_special_tokens = !no_bos_, .parse_special = !no_parse_special_});
         return fmt::format("[{}]", fmt::join(ids, ","));
+    }
+
+    // JSON leaves three characters as they are that some readers take for the end of a line.
+    static std::string on_one_line(std::string json) {
+        for (const auto& [character, escape] : {std::pair{"\xC2\x85", "\\u0085"}, {"\xE2\x80\xA8", "\\u2028"}, {"\xE2\x80\xA9", "\\u2029"}})
+            for (auto at = json.find(character); at != json.npos; at = json.find(character, at)) json.replace(at, std::strlen(character), escape);
+        return json;
     }
 
     static std::vector<TokenId> parse_ids(std::string_view line, const std::string& where) {

@@ -209,16 +209,23 @@ private:
         return name != nullptr;
     }
 
+    // One projection of every expert, or gate and up of each in one, gate rows first.
     bool map_expert_stack(const TensorInfo& stored, std::int64_t layer, std::string_view kind) {
-        if (kind != "gate" && kind != "up" && kind != "down") return false;
+        const bool fused = kind == "gate_up";
+        if (!fused && kind != "gate" && kind != "up" && kind != "down") return false;
         const auto experts = config_.at(std::string(architecture_.moe->num_experts_keys.front())).get<std::int64_t>();
-        if (stored.shape.size() != 3 || stored.shape[0] != experts)
+        if (stored.shape.size() != 3 || stored.shape[0] != experts || (fused && stored.shape[1] % 2 != 0))
             throw Error(ErrorCode::mismatch, fmt::format("{}: tensor {} does not hold {} experts (got {})", source_->where(stored),
                                                          printable(stored.name), experts, checkpoint::shape_text(stored.shape)));
         const std::uint64_t expert_bytes = stored.num_bytes() / static_cast<std::uint64_t>(experts);
-        for (std::int64_t e = 0; e < experts; ++e)
-            view_->add({*projection(expert_names(architecture_, layer, e), kind), stored.dtype, {stored.shape[1], stored.shape[2]}},
-                       {&stored, static_cast<std::uint64_t>(e) * expert_bytes});
+        const std::int64_t rows = fused ? stored.shape[1] / 2 : stored.shape[1];
+        for (std::int64_t e = 0; e < experts; ++e) {
+            const MlpNames names = expert_names(architecture_, layer, e);
+            const std::uint64_t begin = static_cast<std::uint64_t>(e) * expert_bytes;
+            const auto add_slice = [&](const std::string& name, std::uint64_t offset) { view_->add({name, stored.dtype, {rows, stored.shape[2]}}, {&stored, offset}); };
+            add_slice(fused ? names.gate : *projection(names, kind), begin);
+            if (fused) add_slice(names.up, begin + expert_bytes / 2);
+        }
         return true;
     }
 

@@ -79,6 +79,13 @@ void print_layers(const arch::ModelSpec& spec) {
     if (spec.shared_width > 0) print_field("shared expert", fmt::format("width {}", spec.shared_width));
 }
 
+std::string tokenizer_text(const tokenizer::Tokenizer& tokenizer) {
+    std::string text = fmt::format("{} tokens", tokenizer.vocab_size());
+    for (const auto& [role, id] : {std::pair{"BOS", tokenizer.bos_id()}, {"EOS", tokenizer.eos_id()}})
+        if (id) text += fmt::format(", {} {} ({})", role, printable(tokenizer.id_to_token(*id)), *id);
+    return text + (tokenizer.adds_bos() ? ", BOS before every text" : "");
+}
+
 void print_model(const InspectReport& report) {
     if (report.spec) {
         const arch::ModelSpec& spec = *report.spec;
@@ -95,6 +102,7 @@ void print_model(const InspectReport& report) {
     for (const auto& [type, totals] : report.stored)
         stored += fmt::format("{}{} ({} tensors, {})", stored.empty() ? "" : ", ", type, totals.tensors, bytes_text(totals.bytes));
     print_field("stored as", fmt::format("{}: {}", format_name(report.checkpoint.format), stored));
+    if (report.tokenizer) print_field("tokenizer", tokenizer_text(*report.tokenizer));
     print_field("chat template", report.chat_template ? fmt::format("{} characters (--chat-template shows it)", report.chat_template->size()) : "none");
 }
 
@@ -179,6 +187,8 @@ Json report_json(const InspectReport& report, bool with_tensors, bool verified) 
     for (const auto& [role, totals] : report.roles)
         result["roles"][role] = {{"tensors", totals.tensors}, {"parameters", totals.parameters}, {"bytes", totals.bytes}};
     for (const auto& [type, totals] : report.stored) result["stored"][type] = {{"tensors", totals.tensors}, {"bytes", totals.bytes}};
+    result["tokenizer"] = nullptr;
+    if (report.tokenizer) result["tokenizer"] = {{"tokens", report.tokenizer->vocab_size()}, {"adds_bos", report.tokenizer->adds_bos()}};
     result["chat_template"] = report.chat_template ? Json(*report.chat_template) : Json(nullptr);
     result["verified"] = verified;
     result["usable"] = report.usable();

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <set>
 
+#include "arch/open_tokenizer.h"
 #include "arch/render_config.h"
 #include "checkpoint/convert.h"
 #include "error.h"
@@ -110,6 +111,19 @@ std::optional<std::string> find_chat_template(const fs::path& directory) {
     return std::nullopt;
 }
 
+// A model works without a tokenizer, on ids; one that gives ids the embedding has no row for does not.
+void check_tokenizer(InspectReport& report) {
+    try {
+        report.tokenizer = arch::open_tokenizer(report.checkpoint.path.string());
+    } catch (const Error& e) {
+        report.problems.push_back({false, e.code() == ErrorCode::not_found ? "there is no tokenizer" : fmt::format("the tokenizer cannot be used: {}", e.what())});
+        return;
+    }
+    const std::size_t tokens = report.tokenizer->vocab_size();
+    if (report.spec && tokens > static_cast<std::size_t>(report.spec->vocab_size))
+        report.problems.push_back({true, fmt::format("the tokenizer has ids up to {}, the embedding {} rows", tokens - 1, report.spec->vocab_size)});
+}
+
 // A router that gives two experts the same row cannot tell them apart; a row of zeros never wins on its own account.
 void check_router(InspectReport& report, const arch::TensorSlot& slot) {
     const TensorInfo& info = report.tensors->at(slot.name);
@@ -183,6 +197,7 @@ InspectReport inspect_model(const std::string& path) {
     }
     open_architecture(report);
     add_totals(report);
+    check_tokenizer(report);
     return report;
 }
 

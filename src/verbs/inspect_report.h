@@ -11,6 +11,7 @@
 #include "checkpoint/gguf.h"
 #include "checkpoint/tensor_scan.h"
 #include "io/json.h"
+#include "tokenizer/tokenizer.h"
 
 namespace mixwright::verbs {
 
@@ -29,6 +30,7 @@ struct InspectReport {
     std::optional<arch::ModelSpec> spec;                      // when the config could be read
     std::map<std::string, RoleTotals> roles;                  // "attention", "expert", ...; "other" for what the architecture does not know
     std::map<std::string, checkpoint::StoredType> stored;     // by type on disk
+    std::optional<tokenizer::Tokenizer> tokenizer;            // when there is one and it could be read
     std::optional<std::string> chat_template;
     io::Json adapter;                                         // adapter_config.json of an adapter directory, else null
     std::map<std::string, checkpoint::TensorScan> scans;      // by name, after verify()

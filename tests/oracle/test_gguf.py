@@ -17,7 +17,7 @@ sys.path[:0] = [str(DEPS / "llama.cpp/gguf-py"), str(DEPS / "llama.cpp")]  # the
 
 import gguf  # noqa: E402
 from gguf import GGMLQuantizationType as Q  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 
 # ---- block formats ----
@@ -191,6 +191,14 @@ def test_real_model_equals_transformers_own_reading(tmp_path):
     theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     ours = assert_import_is(theirs, file, tmp_path)
     assert ours.config.rope_parameters["rope_theta"] == 100000
+
+    tokenizer, reference = AutoTokenizer.from_pretrained(tmp_path / "imported"), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for text in ["The capital of France is", "def f(x):\n    return x + 123", "héllo wörld 你好 🙂", "<|im_start|>user\nHi<|im_end|>\n"]:
+        assert tokenizer(text).input_ids == reference(text).input_ids
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = ours.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1]:]
+    assert "Paris" in tokenizer.decode(answer)
 
 
 # ---- what is refused ----

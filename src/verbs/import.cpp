@@ -118,6 +118,7 @@ private:
 
     // A model without a tokenizer is still a model: one that cannot be expressed is reported and left out.
     void add_tokenizer(checkpoint::OutputPlan& plan, const std::string& source) const {
+        if (!metadata_.contains("tokenizer.ggml.tokens")) return warn(fmt::format("{}: there is no tokenizer in the file", printable(source, 1000)));
         try {
             const tokenizer::GgufVocab vocab = tokenizer::gguf_vocab_from_metadata(metadata_, source);
             plan.files.push_back({"tokenizer.json", text_of(tokenizer::to_tokenizer_json(vocab, source))});

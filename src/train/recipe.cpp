@@ -1,0 +1,195 @@
+#include "train/recipe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+
+#include "dtype.h"
+#include "error.h"
+#include "io/file.h"
+#include "io/yaml.h"
+#include "nearest.h"
+
+namespace mixwright::train {
+namespace {
+
+using io::Yaml;
+namespace fs = std::filesystem;
+using std::string_view;
+
+constexpr std::array decay_names{string_view("constant"), string_view("linear"), string_view("cosine")};
+constexpr std::array trainable_names{string_view("all"), string_view("mlp"), string_view("experts"), string_view("router"), string_view("lora")};
+constexpr std::array lora_targets{string_view("q_proj"), string_view("k_proj"), string_view("v_proj"), string_view("o_proj"),
+                                  string_view("gate_proj"), string_view("up_proj"), string_view("down_proj"),
+                                  string_view("w1"), string_view("w2"), string_view("w3")};
+constexpr std::int64_t many = 1'000'000'000;
+
+template <std::size_t N>
+std::size_t index_of(const Yaml& value, const std::array<string_view, N>& names, string_view what) {
+    const auto it = std::ranges::find(names, value.text());
+    if (it == names.end())
+        value.refuse(fmt::format("unknown {} \"{}\"", what, printable(value.text())),
+                     fmt::format("{}known: {}", did_you_mean(value.text(), names), fmt::join(names, ", ")));
+    return static_cast<std::size_t>(it - names.begin());
+}
+
+std::vector<fs::path> find_data(const Yaml& value, const fs::path& recipe_folder) {
+    std::vector<fs::path> found;
+    for (const std::string& text : value.texts()) {
+        const fs::path path = text;
+        if (fs::exists(path))
+            found.push_back(path);
+        else if (path.is_relative() && fs::exists(recipe_folder / path))
+            found.push_back(recipe_folder / path);
+        else
+            value.refuse(fmt::format("data \"{}\" is not there", printable(text)), "give a text file, a .jsonl file or a folder of either");
+    }
+    if (found.empty()) value.refuse("the list of data is empty");
+    return found;
+}
+
+LoraRecipe read_lora(const Yaml& value) {
+    constexpr std::array keys{string_view("rank"), string_view("alpha"), string_view("targets")};
+    value.expect_keys(keys);
+    LoraRecipe lora;
+    if (const auto rank = value.get("rank")) lora.rank = rank->integer(1, 4096);
+    lora.alpha = 2 * static_cast<double>(lora.rank);
+    if (const auto alpha = value.get("alpha")) lora.alpha = alpha->number(1e-3, 1e6);
+    if (const auto targets = value.get("targets")) {
+        if (targets->is_scalar() && targets->text() == "all") return lora;
+        if (targets->is_scalar())
+            index_of(*targets, lora_targets, "target");
+        else
+            for (const Yaml& target : targets->items()) index_of(target, lora_targets, "target");
+        lora.targets = targets->texts();
+    }
+    return lora;
+}
+
+// "7", "4-27" or "4-".
+void read_layers(const Yaml& value, TrainRecipe& recipe) {
+    const std::string& text = value.text();
+    const char* const end = text.data() + text.size();
+    auto [rest, error] = std::from_chars(text.data(), end, recipe.first_layer);
+    bool valid = error == std::errc{} && recipe.first_layer >= 0;
+    if (valid && rest == end) {
+        recipe.last_layer = recipe.first_layer;
+    } else if (valid && *rest == '-') {
+        if (++rest != end) {
+            const auto [stop, last_error] = std::from_chars(rest, end, recipe.last_layer);
+            valid = last_error == std::errc{} && stop == end;
+        }
+    } else {
+        valid = false;
+    }
+    if (!valid || recipe.last_layer < recipe.first_layer)
+        value.refuse(fmt::format("got \"{}\", expected a layer (7) or a range of layers (4-27, 4-)", printable(text)));
+}
+
+// A count of steps, or a share of them: "10" or "0.1".
+void read_warmup(const Yaml& value, TrainRecipe& recipe) {
+    const double number = value.number(0, static_cast<double>(many));
+    if (number < 1) {
+        recipe.warmup_share = number;
+    } else {
+        if (number != std::floor(number)) value.refuse(fmt::format("got {}, expected a number of steps (10) or a share below 1 (0.1)", value.text()));
+        recipe.warmup_steps = static_cast<std::int64_t>(number);
+    }
+}
+
+void read_optimizer(const Yaml& root, TrainRecipe& recipe) {
+    if (const auto value = root.get("lr")) recipe.lr = value->number(0, 10);
+    if (const auto value = root.get("min_lr")) {
+        recipe.min_lr = value->number(0, 10);
+        if (recipe.min_lr > recipe.lr) value->refuse(fmt::format("min_lr {} is above lr {}", recipe.min_lr, recipe.lr));
+    }
+    if (const auto value = root.get("warmup")) read_warmup(*value, recipe);
+    if (const auto value = root.get("schedule")) recipe.decay = static_cast<Decay>(index_of(*value, decay_names, "schedule"));
+    if (const auto value = root.get("betas")) {
+        const auto items = value->items();
+        if (items.size() != 2) value->refuse(fmt::format("got {} betas, expected two: [0.9, 0.95]", items.size()));
+        recipe.beta1 = items[0].number(0, 0.99999);
+        recipe.beta2 = items[1].number(0, 0.9999999);
+    }
+    if (const auto value = root.get("eps")) recipe.eps = value->number(1e-20, 1);
+    if (const auto value = root.get("weight_decay")) recipe.weight_decay = value->number(0, 10);
+    if (const auto value = root.get("clip")) recipe.clip = value->number(0, 1e9);
+}
+
+void read_trained(const Yaml& root, TrainRecipe& recipe) {
+    if (const auto value = root.get("trainable")) recipe.trainable = static_cast<Trainable>(index_of(*value, trainable_names, "trainable"));
+    if (const auto value = root.get("layers")) read_layers(*value, recipe);
+    if (const auto value = root.get("lora")) {
+        if (recipe.trainable != Trainable::lora) value->refuse("`lora` settings without `trainable: lora`", "add `trainable: lora`");
+        recipe.lora = read_lora(*value);
+    }
+    if (const auto value = root.get("adapter")) {
+        recipe.adapter = value->boolean();
+        if (recipe.adapter && recipe.trainable != Trainable::lora) value->refuse("`adapter` without `trainable: lora`", "only a LoRA can be written as an adapter");
+    }
+}
+
+}  // namespace
+
+Schedule TrainRecipe::schedule(std::int64_t total_steps) const {
+    const auto share = static_cast<std::int64_t>(std::lround(warmup_share * static_cast<double>(total_steps)));
+    return {.decay = decay, .peak = lr, .floor = min_lr, .warmup_steps = std::min(warmup_share > 0 ? share : warmup_steps, total_steps), .total_steps = total_steps};
+}
+
+string_view trainable_name(Trainable trainable) noexcept { return trainable_names[static_cast<std::size_t>(trainable)]; }
+
+TrainRecipe parse_train_recipe(string_view text, string_view source) {
+    const Yaml root = Yaml::parse(text, source);
+    const fs::path folder = fs::path(source).parent_path();
+    if (!root.is_map()) root.refuse("the recipe is not a mapping", "it needs at least `model:` and `data:`");
+    constexpr std::array keys{
+        string_view("model"),      string_view("data"),     string_view("eval_data"),    string_view("held_out"),    string_view("steps"),
+        string_view("epochs"),     string_view("lr"),       string_view("batch_size"),   string_view("seq_len"),     string_view("grad_accumulation"),
+        string_view("min_lr"),     string_view("warmup"),   string_view("schedule"),     string_view("betas"),       string_view("eps"),
+        string_view("clip"),       string_view("layers"),   string_view("weight_decay"), string_view("trainable"),   string_view("lora"),
+        string_view("adapter"),    string_view("dtype"),    string_view("seed"),         string_view("shuffle"),     string_view("eval_every"),
+        string_view("eval_tokens"), string_view("save_every")};
+    root.expect_keys(keys);
+
+    TrainRecipe recipe{.source = std::string(source), .text = std::string(text)};
+    recipe.model = root.at("model").text();
+    if (const fs::path beside = folder / recipe.model; !fs::exists(recipe.model) && fs::exists(beside)) recipe.model = beside.string();
+    recipe.data = find_data(root.at("data"), folder);
+    if (const auto value = root.get("eval_data")) recipe.eval_data = find_data(*value, folder);
+    if (const auto value = root.get("held_out")) {
+        recipe.held_out = value->number(0, 0.5);
+        if (!recipe.eval_data.empty()) value->refuse("`held_out` beside `eval_data`", "keep one of the two");
+    }
+    if (const auto value = root.get("steps")) recipe.steps = value->integer(1, many);
+    if (const auto value = root.get("epochs")) {
+        if (recipe.steps) value->refuse("`epochs` beside `steps`", "keep one of the two");
+        recipe.epochs = value->number(1e-6, 1e6);
+    }
+    if (const auto value = root.get("batch_size")) recipe.batch_size = value->integer(1, 1'000'000);
+    if (const auto value = root.get("seq_len")) recipe.seq_len = value->integer(2, 10'000'000);
+    if (const auto value = root.get("grad_accumulation")) recipe.grad_accumulation = value->integer(1, 1'000'000);
+    read_optimizer(root, recipe);
+    read_trained(root, recipe);
+    if (const auto value = root.get("dtype")) {
+        const auto dtype = dtype_from_name(value->text());
+        if (dtype != Dtype::bf16 && dtype != Dtype::f32)
+            value->refuse(fmt::format("got dtype \"{}\", expected bfloat16 or float32", printable(value->text())));
+        recipe.dtype = torch_name(*dtype);
+    }
+    if (const auto value = root.get("seed")) recipe.seed = static_cast<std::uint64_t>(value->integer(0, INT64_MAX));
+    if (const auto value = root.get("shuffle")) recipe.shuffle = value->boolean();
+    if (const auto value = root.get("eval_every")) recipe.eval_every = value->integer(0, many);
+    if (const auto value = root.get("eval_tokens")) recipe.eval_tokens = value->integer(1, many);
+    if (const auto value = root.get("save_every")) recipe.save_every = value->integer(0, many);
+    return recipe;
+}
+
+TrainRecipe read_train_recipe(const fs::path& path) {
+    constexpr std::size_t limit = 4u << 20;
+    return parse_train_recipe(io::read_file(path, limit), path.string());
+}
+
+}  // namespace mixwright::train

@@ -1,0 +1,58 @@
+// The recipe of a training run: one YAML file, every key known, every value in range.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "train/schedule.h"
+
+namespace mixwright::train {
+
+enum class Trainable { all, mlp, experts, router, lora };
+
+struct LoraRecipe {
+    std::int64_t rank = 16;
+    double alpha = 32;
+    std::vector<std::string> targets;   // "q_proj", "gate_proj", ...; empty: every linear map of a layer
+};
+
+struct TrainRecipe {
+    std::string source, text;           // the file and what it says
+    std::string model;
+    std::vector<std::filesystem::path> data, eval_data;
+    double held_out = 0;                // share of data kept for evaluation when there is no eval_data
+    std::optional<std::int64_t> steps;  // else from epochs
+    double epochs = 1;
+    std::int64_t batch_size = 8, seq_len = 256, grad_accumulation = 1;
+    double lr = 3e-4, min_lr = 0;
+    Decay decay = Decay::cosine;
+    std::int64_t warmup_steps = 0;
+    double warmup_share = 0;            // of all steps; counts when it is not 0
+    double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.01;
+    double clip = 1.0;                  // largest norm of the gradient; 0: no limit
+    Trainable trainable = Trainable::all;
+    std::int64_t first_layer = 0, last_layer = 1'000'000;  // only layers of this range are trained
+    LoraRecipe lora;
+    bool adapter = false;               // write the LoRA as a PEFT adapter, not merged
+    std::string dtype = "bfloat16";     // of computation; masters are f32
+    std::uint64_t seed = 0;
+    bool shuffle = true;
+    std::int64_t eval_every = 0;        // steps; 0: before and after only
+    std::int64_t eval_tokens = 16'384;  // at most so many tokens of eval data an evaluation
+    std::int64_t save_every = 500;      // steps; 0: only on interruption
+
+    Schedule schedule(std::int64_t total_steps) const;
+};
+
+std::string_view trainable_name(Trainable trainable) noexcept;
+
+/// Error(recipe) names the line and what is wrong with it. Paths of data are looked for from the working directory, then
+/// beside the recipe.
+TrainRecipe read_train_recipe(const std::filesystem::path& path);
+TrainRecipe parse_train_recipe(std::string_view text, std::string_view source);
+
+}  // namespace mixwright::train

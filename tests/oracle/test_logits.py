@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from smollm2 import smollm2
 from tiny_models import VARIANTS, our_logits, run, save_variant
 from transformers import AutoModelForCausalLM
 
@@ -112,3 +113,19 @@ def test_a_tensor_of_another_shape_is_refused_before_anything_runs(tmp_path):
     status, stderr = refusal("logits", tmp_path / "model", "--ids", tmp_path / "ids.json", "-o", tmp_path / "out.safetensors")
     assert status == 3
     assert "experts.0.w1.weight (got [96, 64], expected [95, 64])" in stderr
+
+
+def test_real_smollm2_has_the_same_logits_and_the_same_greedy_text(tmp_path, tmp_path_factory):
+    directory = smollm2(tmp_path_factory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    ids = torch.randint(20, 40000, (2, 64), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = model(ids).logits
+        greedy = model.generate(ids[:1, :16], max_new_tokens=24, do_sample=False)[0, 16:].tolist()
+    assert (our_logits(directory, ids.tolist(), tmp_path) - expected).abs().max() < 1e-4
+    # Greedy text, one forward a token, from the same prompt.
+    prompt = ids[0, :16].tolist()
+    for token in greedy:
+        prompt.append(token)
+    chosen = our_logits(directory, [prompt[:-1]], tmp_path)[0, 15:].argmax(-1).tolist()
+    assert chosen == greedy

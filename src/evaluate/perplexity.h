@@ -1,0 +1,42 @@
+// How well a model predicts a text: mean negative log-likelihood per token, and its exponential.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "arch/canonical.h"
+#include "model/decoder.h"
+#include "model/model.h"
+
+namespace mixwright::evaluate {
+
+struct PerplexityOptions {
+    std::int64_t context = 512;        // tokens of a window
+    std::int64_t max_tokens = 0;       // 0: the whole text
+    std::int64_t batch = 4;            // windows run together
+};
+
+struct Perplexity {
+    double nll = 0;                    // nats per predicted token
+    double stderr_nll = 0;             // of that mean, over tokens
+    std::int64_t tokens = 0;           // predicted tokens
+    double perplexity() const;
+};
+
+/// Cuts `ids` into windows of `context` tokens that do not overlap; in each, every token but the first is predicted from
+/// those before it in the window. A last window of fewer than two tokens is left out. With `bos`, every window begins
+/// with it (and all of the text's tokens are predicted). Error(mismatch) when the text has fewer than two tokens.
+Perplexity perplexity(const model::Model& model, std::span<const std::int64_t> ids, std::optional<std::int64_t> bos,
+                      const PerplexityOptions& options);
+
+/// The same with one layer in memory at a time.
+Perplexity perplexity_streamed(const arch::OpenModel& model, const model::Placement& placement, std::span<const std::int64_t> ids,
+                               std::optional<std::int64_t> bos, const PerplexityOptions& options);
+
+/// Negative log-likelihoods, f32 [N], of `targets` [N] under logits = hidden [N, D] times lm_head^T. The logits of all N
+/// tokens never exist at once.
+at::Tensor token_nll(const model::Decoder& decoder, const model::ModelWeights& weights, const at::Tensor& hidden_ND, const at::Tensor& targets_N);
+
+}  // namespace mixwright::evaluate

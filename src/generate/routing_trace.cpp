@@ -1,0 +1,33 @@
+#include "generate/routing_trace.h"
+
+#include <ATen/ATen.h>
+
+#include <string>
+
+namespace mixwright::generate {
+
+void RoutingTrace::routing(std::int64_t layer, const ops::Routing& routing) {
+    const at::Tensor experts = routing.experts.to(at::kCPU).contiguous(), weights = routing.weights.to(at::kCPU, at::kFloat).contiguous();
+    const std::int64_t top_k = experts.size(1);
+    for (std::int64_t n = 0; n < experts.size(0); ++n) {
+        const auto* e = experts.const_data_ptr<std::int64_t>() + n * top_k;
+        const auto* w = weights.const_data_ptr<float>() + n * top_k;
+        layers_[static_cast<std::size_t>(layer)].push_back({{e, e + top_k}, {w, w + top_k}});
+    }
+}
+
+std::size_t RoutingTrace::num_tokens() const {
+    for (const auto& layer : layers_)
+        if (!layer.empty()) return layer.size();
+    return 0;
+}
+
+io::Json RoutingTrace::token(std::size_t position) const {
+    io::Json layers = io::Json::object();
+    for (std::size_t layer = 0; layer < layers_.size(); ++layer)
+        if (position < layers_[layer].size())
+            layers[std::to_string(layer)] = {{"experts", layers_[layer][position].experts}, {"weights", layers_[layer][position].weights}};
+    return {{"layers", std::move(layers)}};
+}
+
+}  // namespace mixwright::generate

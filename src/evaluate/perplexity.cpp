@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <vector>
 
 #include "error.h"
 #include "model/layer_stream.h"
@@ -14,31 +14,41 @@
 namespace mixwright::evaluate {
 namespace {
 
-// Windows of one length, stacked: inputs [B, L] and the tokens they predict [B, L - 1].
-std::vector<at::Tensor> make_batches(std::span<const std::int64_t> ids, std::optional<std::int64_t> bos, const PerplexityOptions& options) {
+// Windows of one length, stacked.
+struct Batch {
+    at::Tensor ids;     // int64 [B, L]
+    at::Tensor counts;  // bool [B, L - 1]: whether the prediction of ids[:, 1:] counts
+};
+
+std::vector<Batch> make_batches(const data::TokenStream& text, std::optional<std::int64_t> bos, const PerplexityOptions& options) {
     const auto prefix = static_cast<std::int64_t>(bos.has_value());
     const std::int64_t stride = options.context - prefix;  // tokens of the text in a window
-    auto total = static_cast<std::int64_t>(ids.size());
+    auto total = static_cast<std::int64_t>(text.size());
     if (options.max_tokens > 0) total = std::min(total, options.max_tokens);
 
-    std::vector<at::Tensor> batches, open;
+    std::vector<Batch> batches;
+    std::vector<at::Tensor> ids, counts;
     const auto close = [&] {
-        if (!open.empty()) batches.push_back(at::stack(open));
-        open.clear();
+        if (!ids.empty()) batches.push_back({at::stack(ids), at::stack(counts)});
+        ids.clear();
+        counts.clear();
     };
+    std::int64_t counted = 0;
     for (std::int64_t first = 0; first < total; first += stride) {
         const std::int64_t count = std::min(stride, total - first);
         if (count + prefix < 2) break;
-        std::vector<std::int64_t> window;
-        if (bos) window.push_back(*bos);
-        window.insert(window.end(), ids.begin() + first, ids.begin() + first + count);
+        std::vector<std::int64_t> window(text.ids.begin() + first, text.ids.begin() + first + count);
+        if (bos) window.insert(window.begin(), *bos);
+        const std::vector<std::uint8_t> learn(text.learn.begin() + first + 1 - prefix, text.learn.begin() + first + count);
+        counted += std::count(learn.begin(), learn.end(), 1);
         if (count < stride) close();  // the last window may be shorter: it cannot be stacked with the others
-        open.push_back(at::tensor(window, at::kLong));
-        if (static_cast<std::int64_t>(open.size()) == options.batch) close();
+        ids.push_back(at::tensor(window, at::kLong));
+        counts.push_back(at::tensor(learn, at::kByte).to(at::kBool));
+        if (static_cast<std::int64_t>(ids.size()) == options.batch) close();
     }
     close();
-    if (batches.empty())
-        throw Error(ErrorCode::mismatch, "the text is too short to be predicted", "it must have at least two tokens");
+    if (counted == 0)
+        throw Error(ErrorCode::mismatch, "the text has no token to predict", "it must have at least two tokens, or a completion");
     return batches;
 }
 
@@ -64,10 +74,12 @@ private:
 };
 
 // Adds the likelihoods of a batch whose final hidden states are [B, L, D].
-void add_batch(Mean& mean, const model::Decoder& decoder, const model::ModelWeights& weights, const at::Tensor& ids, const at::Tensor& hidden) {
-    const std::int64_t predicted = ids.size(1) - 1;
-    const at::Tensor states = hidden.narrow(1, 0, predicted).reshape({-1, hidden.size(2)});
-    mean.add(token_nll(decoder, weights, states, ids.narrow(1, 1, predicted).reshape({-1}).to(hidden.device())));
+void add_batch(Mean& mean, const model::Decoder& decoder, const model::ModelWeights& weights, const Batch& batch, const at::Tensor& hidden) {
+    const std::int64_t predicted = batch.ids.size(1) - 1;
+    const at::Tensor chosen = batch.counts.reshape({-1}).nonzero().squeeze(1).to(hidden.device());
+    const at::Tensor states = hidden.narrow(1, 0, predicted).reshape({-1, hidden.size(2)}).index_select(0, chosen);
+    const at::Tensor targets = batch.ids.narrow(1, 1, predicted).reshape({-1}).to(hidden.device()).index_select(0, chosen);
+    if (targets.numel() > 0) mean.add(token_nll(decoder, weights, states, targets));
 }
 
 }  // namespace
@@ -86,30 +98,32 @@ at::Tensor token_nll(const model::Decoder& decoder, const model::ModelWeights& w
     return at::cat(parts);
 }
 
-Perplexity perplexity(const model::Model& model, std::span<const std::int64_t> ids, std::optional<std::int64_t> bos,
+Perplexity perplexity(const model::Model& model, const data::TokenStream& text, std::optional<std::int64_t> bos,
                       const PerplexityOptions& options) {
     const c10::InferenceMode guard;
-    const std::vector<at::Tensor> batches = make_batches(ids, bos, options);
+    const std::vector<Batch> batches = make_batches(text, bos, options);
+    std::int64_t total = 0;
+    for (const Batch& batch : batches) total += batch.ids.numel();
     Mean mean;
-    Progress progress("evaluating", ids.size(), "tokens");
-    for (const at::Tensor& batch : batches) {
-        const at::Tensor input = batch.to(model.placement.device);
-        const model::Step step = model.decoder.step(batch.size(1), model.placement.device);
-        add_batch(mean, model.decoder, model.weights, batch, model.decoder.run(model.weights, input, step));
-        progress.advance(static_cast<std::uint64_t>(batch.numel()));
+    Progress progress("evaluating", static_cast<std::uint64_t>(total), "tokens");
+    for (const Batch& batch : batches) {
+        const model::Step step = model.decoder.step(batch.ids.size(1), model.placement.device);
+        add_batch(mean, model.decoder, model.weights, batch, model.decoder.run(model.weights, batch.ids.to(model.placement.device), step));
+        progress.advance(static_cast<std::uint64_t>(batch.ids.numel()));
     }
     return mean.result();
 }
 
-Perplexity perplexity_streamed(const arch::OpenModel& model, const model::Placement& placement, std::span<const std::int64_t> ids,
+Perplexity perplexity_streamed(const arch::OpenModel& model, const model::Placement& placement, const data::TokenStream& text,
                                std::optional<std::int64_t> bos, const PerplexityOptions& options) {
     const c10::InferenceMode guard;
+    const std::vector<Batch> batches = make_batches(text, bos, options);
     const model::LayerStream stream(model, placement);
-    std::vector<model::StreamedBatch> batches;
-    for (const at::Tensor& batch : make_batches(ids, bos, options)) batches.push_back({batch, {}});
-    const std::vector<at::Tensor> hidden = stream.run(batches);
+    std::vector<model::StreamedBatch> inputs;
+    for (const Batch& batch : batches) inputs.push_back({batch.ids, {}});
+    const std::vector<at::Tensor> hidden = stream.run(inputs);
     Mean mean;
-    for (std::size_t b = 0; b < batches.size(); ++b) add_batch(mean, stream.decoder(), stream.outer(), batches[b].ids, hidden[b]);
+    for (std::size_t b = 0; b < batches.size(); ++b) add_batch(mean, stream.decoder(), stream.outer(), batches[b], hidden[b]);
     return mean.result();
 }
 

@@ -3,10 +3,9 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
-#include <vector>
 
 #include "arch/canonical.h"
+#include "data/packing.h"
 #include "model/decoder.h"
 #include "model/model.h"
 
@@ -14,7 +13,7 @@ namespace mixwright::evaluate {
 
 struct PerplexityOptions {
     std::int64_t context = 512;        // tokens of a window
-    std::int64_t max_tokens = 0;       // 0: the whole text
+    std::int64_t max_tokens = 0;       // of the text; 0: all
     std::int64_t batch = 4;            // windows run together
 };
 
@@ -25,14 +24,15 @@ struct Perplexity {
     double perplexity() const;
 };
 
-/// Cuts `ids` into windows of `context` tokens that do not overlap; in each, every token but the first is predicted from
-/// those before it in the window. A last window of fewer than two tokens is left out. With `bos`, every window begins
-/// with it (and all of the text's tokens are predicted). Error(mismatch) when the text has fewer than two tokens.
-Perplexity perplexity(const model::Model& model, std::span<const std::int64_t> ids, std::optional<std::int64_t> bos,
+/// Cuts `text` into windows of `context` tokens that do not overlap; in each, every token but the first is predicted from
+/// those before it in the window, and counts when its `learn` is set. A last window of fewer than two tokens is left out.
+/// With `bos`, every window begins with it (and all of the text's tokens are predicted). Error(mismatch) when no token
+/// is left to predict.
+Perplexity perplexity(const model::Model& model, const data::TokenStream& text, std::optional<std::int64_t> bos,
                       const PerplexityOptions& options);
 
 /// The same with one layer in memory at a time.
-Perplexity perplexity_streamed(const arch::OpenModel& model, const model::Placement& placement, std::span<const std::int64_t> ids,
+Perplexity perplexity_streamed(const arch::OpenModel& model, const model::Placement& placement, const data::TokenStream& text,
                                std::optional<std::int64_t> bos, const PerplexityOptions& options);
 
 /// Negative log-likelihoods, f32 [N], of `targets` [N] under logits = hidden [N, D] times lm_head^T. The logits of all N

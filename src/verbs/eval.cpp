@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "arch/open_tokenizer.h"
-#include "data/documents.h"
+#include "data/packing.h"
 #include "error.h"
 #include "evaluate/perplexity.h"
 #include "verbs/model_options.h"
@@ -42,8 +42,11 @@ public:
         std::vector<Task> tasks;
         for (const std::string& text : tasks_) tasks.push_back(parse_task(text));
         const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(model_);
-        std::vector<std::vector<std::int64_t>> texts;
-        for (const Task& task : tasks) texts.push_back(data::encode_documents(data::read_documents(task.file), tokenizer));
+        std::vector<data::TokenStream> texts;
+        for (const Task& task : tasks) {
+            const auto limit = static_cast<std::size_t>(options_.max_tokens);
+            texts.push_back(data::tokenize(data::read_documents(task.file), tokenizer, tokenizer.eos_id(), limit));
+        }
 
         arch::OpenModel files = arch::open_model(model_);
         const model::Placement placement = placement_for(common, files);
@@ -52,10 +55,10 @@ public:
 
         std::vector<evaluate::Perplexity> results;
         if (stream_) {
-            for (const auto& ids : texts) results.push_back(evaluate::perplexity_streamed(files, placement, ids, bos, options_));
+            for (const data::TokenStream& text : texts) results.push_back(evaluate::perplexity_streamed(files, placement, text, bos, options_));
         } else {
             const model::Model model = model::load_model(std::move(files), placement);
-            for (const auto& ids : texts) results.push_back(evaluate::perplexity(model, ids, bos, options_));
+            for (const data::TokenStream& text : texts) results.push_back(evaluate::perplexity(model, text, bos, options_));
         }
         print(common, tasks, results);
     }

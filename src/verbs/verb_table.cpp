@@ -6,6 +6,10 @@ namespace mixwright::verbs {
 namespace {
 
 const std::array table{
+    VerbEntry{"eval", "how well a model predicts texts: perplexity",
+              "  mixwright eval ./my-moe --task ppl:wiki.test.txt --task ppl:code.jsonl\n"
+              "  mixwright eval ./large-moe --task ppl:wiki.test.txt --limit 100000 --stream-layers --json\n",
+              make_eval},
     VerbEntry{"import", "a GGUF as a Hugging Face directory",
               "  mixwright import SmolLM2-135M-Instruct.Q4_1.gguf ./smollm2\n"
               "  mixwright import model-00001-of-00003.gguf ./model --dtype float16\n",

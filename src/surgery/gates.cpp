@@ -2,13 +2,16 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
 #include "arch/open_tokenizer.h"
 #include "calibrate/pooled_states.h"
 #include "calibrate/prompts.h"
+#include "calibrate/ridge_router.h"
 #include "error.h"
 
 namespace mixwright::surgery {
@@ -109,15 +112,63 @@ std::vector<LayerGates> prompt_gates(const BuildRecipe& recipe, const arch::Open
     return gates;
 }
 
+constexpr std::int64_t sample_tokens = 512;  // of each domain, for the routing report
+
+void add_ridge_gates(const BuildRecipe& recipe, const arch::OpenModel& base, const arch::ModelSpec& spec,
+                     const model::Placement& placement, Gates& gates) {
+    const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(base.checkpoint.path.string());
+    const calibrate::DomainSettings settings{.tokens = recipe.ridge.tokens_per_expert,
+                                             .context = std::min(recipe.ridge.context, base.spec.max_positions),
+                                             .held_out = recipe.ridge.held_out};
+    std::vector<calibrate::DomainTokens> domains;
+    for (std::size_t e = 0; e < recipe.experts.size(); ++e) {
+        const ExpertRecipe& expert = recipe.experts[e];
+        domains.push_back(calibrate::read_domain(tokenizer, expert.data, expert.positive_prompts, settings, base.spec.vocab_size,
+                                                 fmt::format("{}: expert {}", expert.place, e)));
+        gates.samples.push_back(domains.back().sample(sample_tokens));
+    }
+    const auto layers = calibrate::fit_ridge_routers(base, domains, placement, recipe.gate_scale);
+    double mean_accuracy = 0;
+    io::Json by_layer = io::Json::array();
+    const auto routed = moe_layers(spec);
+    for (const std::int64_t layer : routed) {
+        const calibrate::RidgeLayer& fit = layers[static_cast<std::size_t>(layer)];
+        gates.layers.push_back({.experts = floats(fit.rows)});
+        // A sigmoid of zero: each shared expert's gate stands at one half.
+        if (!recipe.shared_experts.empty()) gates.layers.back().shared.assign(static_cast<std::size_t>(spec.hidden_size), 0.0f);
+        mean_accuracy += fit.accuracy / static_cast<double>(routed.size());
+        by_layer.push_back({{"layer", layer}, {"lambda", fit.lambda}, {"scale", fit.scale}, {"accuracy", fit.accuracy},
+                            {"cross_entropy", fit.cross_entropy}});
+    }
+    std::int64_t held_out = 0;
+    for (const auto& domain : domains) held_out += domain.num_held_out;
+    gates.report = {{"accuracy", mean_accuracy}, {"held_out_tokens", held_out}, {"layers", std::move(by_layer)}};
+}
+
+// Prompts whose routing is worth a look when the gates themselves need none.
+void add_prompt_samples(const BuildRecipe& recipe, const arch::OpenModel& base, Gates& gates) {
+    const auto without = [](const ExpertRecipe& expert) { return expert.positive_prompts.empty(); };
+    if (std::ranges::any_of(recipe.experts, without)) return;
+    const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(base.checkpoint.path.string());
+    for (const ExpertRecipe& expert : recipe.experts)
+        gates.samples.push_back({calibrate::prompt_batch(tokenizer, expert.positive_prompts, base.spec.vocab_size, base.checkpoint.name)});
+}
+
 }  // namespace
 
 Gates make_gates(const BuildRecipe& recipe, const SourceModels& sources, const arch::ModelSpec& spec, const GateOptions& options) {
+    const arch::OpenModel& base = sources.base->open;
     Gates gates;
-    gates.layers = needs_prompts(recipe.gate_mode) ? prompt_gates(recipe, sources.base->open, spec, options.placement)
+    if (recipe.gate_mode == GateMode::ridge) {
+        add_ridge_gates(recipe, base, spec, options.placement, gates);
+        return gates;
+    }
+    gates.layers = needs_prompts(recipe.gate_mode) ? prompt_gates(recipe, base, spec, options.placement)
                                                    : random_gates(recipe, spec, options.seed);
-    const float scale = static_cast<float>(recipe.gate_scale.value_or(1.0));
+    const auto scale = static_cast<float>(recipe.gate_scale.value_or(1.0));
     for (LayerGates& layer : gates.layers)
         for (float& value : layer.experts) value *= scale;
+    add_prompt_samples(recipe, base, gates);
     return gates;
 }
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "io/json.h"
-#include "model/weights.h"
+#include "model/layer_stream.h"
 #include "surgery/moe_plan.h"
 
 namespace mixwright::surgery {
@@ -16,7 +16,9 @@ struct GateOptions {
 
 struct Gates {
     std::vector<LayerGates> layers;  // one a MoE layer, in order
-    io::Json report;                 // what is known of their quality; null when nothing is
+    io::Json report;                 // how well ridge gates fit, layer by layer; null for other modes
+    /// Text of each expert's domain, to try the MoE on: held-out data, or its prompts. Empty without either.
+    std::vector<std::vector<model::StreamedBatch>> samples;
 };
 
 /// The gates that the recipe asks for. Runs the base model, a layer at a time, when they are made of its states.

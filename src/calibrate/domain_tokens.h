@@ -1,0 +1,34 @@
+// Text of one domain as sequences of token ids, some of them held out.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "model/layer_stream.h"
+#include "tokenizer/tokenizer.h"
+
+namespace mixwright::calibrate {
+
+struct DomainTokens {
+    std::vector<model::StreamedBatch> fit, held_out;  // [B, L] each, without padding
+    std::int64_t num_fit = 0, num_held_out = 0;       // tokens
+
+    /// Of the first `tokens` held-out tokens, for a quick look.
+    std::vector<model::StreamedBatch> sample(std::int64_t tokens) const;
+};
+
+struct DomainSettings {
+    std::int64_t tokens = 12'000;  // read at most so many
+    std::int64_t context = 512;    // of one sequence; shorter when there is little text
+    double held_out = 0.15;        // share of the sequences, spread evenly
+};
+
+/// The documents of `files`, or `prompts` when there are none, cut into sequences of equal length.
+/// Error(malformed) when there is too little text for two sequences, Error(mismatch) on a token beyond `vocab_size`.
+/// `who` is for the message: "expert 2".
+DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const std::vector<std::filesystem::path>& files,
+                         const std::vector<std::string>& prompts, const DomainSettings& settings, std::int64_t vocab_size,
+                         const std::string& who);
+
+}  // namespace mixwright::calibrate

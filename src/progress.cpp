@@ -10,6 +10,7 @@ namespace {
 
 std::unique_ptr<ProgressSink> sink;
 std::atomic<bool> interrupted{false};
+std::atomic<int> holds{0};
 
 }  // namespace
 
@@ -40,8 +41,11 @@ void info(const std::string& message) {
 
 void request_interrupt() noexcept { interrupted.store(true, std::memory_order_relaxed); }
 
+InterruptHold::InterruptHold() noexcept { ++holds; }
+InterruptHold::~InterruptHold() { --holds; }
+
 void check_interrupted() {
-    if (interrupted.load(std::memory_order_relaxed))
+    if (interrupted.load(std::memory_order_relaxed) && holds.load() == 0)
         throw Error(ErrorCode::interrupted, "interrupted", "run the same command with --resume to go on, where the verb has it");
 }
 

@@ -49,6 +49,15 @@ void info(const std::string& message);
 
 /// Async-signal-safe: called by the SIGINT handler.
 void request_interrupt() noexcept;
+/// While one lives, an interrupt waits: for saving what it must not lose.
+class InterruptHold {
+public:
+    InterruptHold() noexcept;
+    InterruptHold(const InterruptHold&) = delete;
+    InterruptHold& operator=(const InterruptHold&) = delete;
+    ~InterruptHold();
+};
+
 /// Throws Error(interrupted) once an interrupt was requested. Call it in every long loop that has no Progress.
 void check_interrupted();
 

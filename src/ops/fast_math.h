@@ -46,4 +46,12 @@ MIXWRIGHT_INLINE float fast_exp(float x) {
     return std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) + exponent);
 }
 
+/// The root of x >= 0 to a rounding or two. The library's may set errno, which keeps a loop from being vectorised.
+MIXWRIGHT_INLINE float fast_sqrt(float x) {
+    // 1 / sqrt(x) by Newton's iteration from a first guess by halving the exponent.
+    float y = std::bit_cast<float>(0x5f3759dfu - (std::bit_cast<std::uint32_t>(x) >> 1));
+    for (int i = 0; i < 4; ++i) y *= 1.5f - (0.5f * x * y) * y;
+    return x * y;
+}
+
 }  // namespace mixwright::ops

@@ -21,7 +21,7 @@ MIXWRIGHT_INLINE void update(const T* gradient, float* master, float* mean, floa
         const float g = ops::widen(gradient[i]) * c.gradient_scale;
         const float m = mean[i] + (1 - c.beta1) * (g - mean[i]);
         const float v = c.beta2 * variance[i] + (1 - c.beta2) * g * g;
-        const float theta = c.keep * master[i] - c.step_size * m / (__builtin_sqrtf(v) * c.root_correction + c.eps);
+        const float theta = c.keep * master[i] - c.step_size * m / (ops::fast_sqrt(v) * c.root_correction + c.eps);
         mean[i] = m;
         variance[i] = v;
         master[i] = theta;

@@ -32,6 +32,10 @@ const std::array table{
               "  mixwright tokenize ./my-moe -f text.txt\n"
               "  mixwright tokenize tokenizer.json --decode -f ids.jsonl\n",
               make_tokenize},
+    VerbEntry{"train", "fine-tune a model on text",
+              "  mixwright train recipe.yml ./specialist\n"
+              "  mixwright train recipe.yml ./specialist --resume\n",
+              make_train},
     VerbEntry{"relayout", "the same weights with experts one by one, or stacked",
               "  mixwright relayout ./mixtral-of-mergekit ./mixtral --layout per-expert\n"
               "  mixwright relayout ./moe ./moe-fused --layout fused --out-shard-size 2GB\n",

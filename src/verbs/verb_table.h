@@ -12,5 +12,6 @@ std::unique_ptr<Verb> make_inspect();
 std::unique_ptr<Verb> make_logits();
 std::unique_ptr<Verb> make_tokenize();
 std::unique_ptr<Verb> make_relayout();
+std::unique_ptr<Verb> make_train();
 
 }  // namespace mixwright::verbs

@@ -1,0 +1,62 @@
+#include "train/run_files.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+
+#include "error.h"
+#include "io/file.h"
+#include "io/system_call.h"
+#include "train/training_state.h"
+
+namespace mixwright::train {
+
+namespace fs = std::filesystem;
+
+RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool force)
+    : folder_(out.string() + ".training"), state_(folder_ / "state.safetensors"), metrics_(folder_ / "metrics.jsonl"), identity_(std::move(identity)) {
+    if (fs::exists(folder_) && !resume) {
+        if (!force && fs::exists(state_))
+            throw Error(ErrorCode::usage, fmt::format("{}: an interrupted run is kept there", io::shown(folder_)),
+                        "go on with --resume, or start anew with --force");
+        remove();
+    }
+    if (io::sys::make_directory(folder_.c_str()) != 0 && errno != EEXIST) io::fail(folder_, "make the directory", errno);
+}
+
+std::int64_t RunFiles::restore(std::vector<Parameter>& parameters) {
+    if (!fs::exists(state_)) return 0;
+    const std::int64_t steps_done = load_state(state_, parameters, identity_);
+    // Steps behind the saved state are run again, and logged again.
+    std::string kept;
+    if (fs::exists(metrics_)) {
+        std::ifstream lines(metrics_);
+        for (std::string line; std::getline(lines, line);) {
+            const io::Json json = io::Json::parse(line, nullptr, false);
+            if (json.is_object() && json.value("step", steps_done + 1) <= steps_done) kept += line + "\n";
+        }
+    }
+    stream_.open(metrics_, std::ios::trunc);
+    stream_ << kept << std::flush;
+    return steps_done;
+}
+
+void RunFiles::save(const std::vector<Parameter>& parameters, std::int64_t steps_done) const { save_state(state_, parameters, steps_done, identity_); }
+
+void RunFiles::log(const io::Json& line) {
+    if (!stream_.is_open()) stream_.open(metrics_, std::ios::trunc);
+    stream_ << line.dump() << "\n" << std::flush;
+    if (!stream_) io::fail(metrics_, "write", errno);
+}
+
+std::string RunFiles::metrics() const {
+    constexpr std::size_t limit = 1u << 30;
+    return fs::exists(metrics_) ? io::read_file(metrics_, limit) : std::string();
+}
+
+void RunFiles::remove() {
+    stream_.close();
+    if (io::sys::remove_tree(folder_) != 0) io::fail(folder_, "remove", errno);
+}
+
+}  // namespace mixwright::train

@@ -1,0 +1,36 @@
+// The folder OUT.training beside an output that is being trained: the state to go on from, and the metrics.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include "io/json.h"
+#include "train/adamw.h"
+
+namespace mixwright::train {
+
+class RunFiles {
+public:
+    /// `out` comes from io::output_path(). Without `resume` an earlier run's folder is refused with Error(usage), or
+    /// removed with `force`. `identity` tells runs apart (training_state.h).
+    RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force);
+
+    /// Loads the state, when there is one; returns the steps done.
+    std::int64_t restore(std::vector<Parameter>& parameters);
+    void save(const std::vector<Parameter>& parameters, std::int64_t steps_done) const;
+    /// Appends a line of metrics.
+    void log(const io::Json& line);
+    /// The metrics so far, as JSON lines.
+    std::string metrics() const;
+    /// Removes the folder.
+    void remove();
+
+private:
+    std::filesystem::path folder_, state_, metrics_;
+    std::string identity_;
+    std::ofstream stream_;
+};
+
+}  // namespace mixwright::train

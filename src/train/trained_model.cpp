@@ -1,0 +1,159 @@
+#include "train/trained_model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "error.h"
+
+namespace mixwright::train {
+namespace {
+
+using arch::TensorRole;
+
+bool is_trained(const TrainRecipe& recipe, const arch::TensorSlot& slot) {
+    if (recipe.trainable == Trainable::all && slot.layer < 0) return recipe.first_layer == 0;
+    if (slot.layer < recipe.first_layer || slot.layer > recipe.last_layer) return false;
+    switch (recipe.trainable) {
+        case Trainable::all: return true;
+        case Trainable::mlp: return slot.role == TensorRole::mlp || slot.role == TensorRole::expert || slot.role == TensorRole::shared_expert;
+        case Trainable::experts: return slot.role == TensorRole::expert || slot.role == TensorRole::shared_expert;
+        case Trainable::router: return slot.role == TensorRole::router || slot.role == TensorRole::shared_gate;
+        case Trainable::lora: return false;
+    }
+    return false;
+}
+
+std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+Dtype output_dtype(const arch::OpenModel& files) {
+    const Dtype own = files.spec.dtype.value_or(Dtype::bf16);
+    return own == Dtype::f16 || own == Dtype::f32 ? own : Dtype::bf16;
+}
+
+// The bytes of `make()` in `dtype`; made once, when the first byte is asked for.
+checkpoint::OutputTensor generated(std::string name, std::vector<std::int64_t> shape, Dtype dtype, std::function<at::Tensor()> make) {
+    auto made = std::make_shared<at::Tensor>();
+    const auto fill = [made, make = std::move(make), type = model::scalar_type(dtype)](std::uint64_t offset, std::span<std::byte> out) {
+        const at::NoGradGuard guard;
+        if (!made->defined()) *made = make().detach().to(at::kCPU, type).contiguous();
+        std::memcpy(out.data(), static_cast<const std::byte*>(made->const_data_ptr()) + offset, out.size());
+        if (offset + out.size() == made->nbytes()) made->reset();
+    };
+    return {{std::move(name), dtype, std::move(shape)}, checkpoint::Generated{fill, "trained"}};
+}
+
+}  // namespace
+
+TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device)
+    : model_(model::load_model(std::move(files), {model::scalar_type(*dtype_from_name(recipe.dtype)), device})), lora_(recipe.lora) {
+    if (recipe.trainable == Trainable::lora)
+        attach_lora(recipe);
+    else
+        train_whole(recipe);
+    if (parameters_.empty())
+        throw Error(ErrorCode::recipe, fmt::format("{}: `trainable: {}` chooses nothing of {}", recipe.source, trainable_name(recipe.trainable), model_.files.checkpoint.name),
+                    model_.files.spec.is_moe() ? "look at `layers` and `lora.targets`"
+                                               : "a dense model has no experts and no router: use `all`, `mlp` or `lora`, and look at `layers` and `lora.targets`");
+}
+
+void TrainedModel::train_whole(const TrainRecipe& recipe) {
+    std::set<std::string> chosen;
+    for (const arch::TensorSlot& slot : arch::tensor_slots(model_.files.spec))
+        if (is_trained(recipe, slot)) chosen.insert(slot.name);
+    const model::Placement exact{at::kFloat, model_.placement.device};
+    visit_tensors(model_.files.spec, model_.weights, [&](const std::string& name, at::Tensor& tensor) {
+        if (!chosen.contains(name)) return;
+        parameters_.push_back(make_parameter(name, model::load_tensor(model_.files, name, exact), model_.placement.dtype));
+        tensor = parameters_.back().working;
+    });
+}
+
+void TrainedModel::attach_lora(const TrainRecipe& recipe) {
+    has_lora_ = true;
+    const auto& spec = model_.files.spec;
+    at::Generator random = at::detail::createCPUGenerator(recipe.seed);
+    for (std::int64_t layer = recipe.first_layer; layer <= std::min(recipe.last_layer, spec.num_layers - 1); ++layer) {
+        visit_linears(spec, layer, model_.weights.layers[static_cast<std::size_t>(layer)], [&](const std::string& name, ops::Linear& linear) {
+            if (!lora_.targets.empty() && std::ranges::find(lora_.targets, last_part(name)) == lora_.targets.end()) return;
+            const std::int64_t out = linear.weight.size(0), in = linear.weight.size(1);
+            const double bound = 1 / std::sqrt(static_cast<double>(in));
+            const at::Tensor a = at::empty({lora_.rank, in}).uniform_(-bound, bound, random).to(model_.placement.device);
+            parameters_.push_back(make_parameter(name + ".lora_A.weight", a, model_.placement.dtype));
+            linear.lora_a = parameters_.back().working;
+            parameters_.push_back(make_parameter(name + ".lora_B.weight", at::zeros({out, lora_.rank}, a.options()), model_.placement.dtype));
+            linear.lora_b = parameters_.back().working;
+            linear.lora_scale = lora_.alpha / static_cast<double>(lora_.rank);
+            lora_modules_.push_back(name);
+        });
+    }
+}
+
+std::int64_t TrainedModel::num_trained() const {
+    std::int64_t count = 0;
+    for (const Parameter& p : parameters_) count += p.master.numel();
+    return count;
+}
+
+const Parameter* TrainedModel::find(const std::string& name) const {
+    const auto it = std::ranges::find(parameters_, name, &Parameter::name);
+    return it == parameters_.end() ? nullptr : &*it;
+}
+
+at::Tensor TrainedModel::merged(const arch::TensorSlot& slot) const {
+    const std::string module = slot.name.substr(0, slot.name.size() - std::string_view(".weight").size());
+    const Parameter* a = find(module + ".lora_A.weight");
+    const Parameter* b = find(module + ".lora_B.weight");
+    const at::Tensor base = model::load_tensor(model_.files, slot.name, {at::kFloat, model_.placement.device});
+    return base + at::mm(b->master, a->master) * (lora_.alpha / static_cast<double>(lora_.rank));
+}
+
+std::vector<checkpoint::OutputTensor> TrainedModel::output_tensors() const {
+    const Dtype dtype = output_dtype(model_.files);
+    std::set<std::string> with_lora;
+    for (const std::string& module : lora_modules_) with_lora.insert(module + ".weight");
+    std::vector<checkpoint::OutputTensor> tensors;
+    for (const arch::TensorSlot& slot : arch::tensor_slots(model_.files.spec)) {
+        if (const Parameter* trained = find(slot.name))
+            tensors.push_back(generated(slot.name, slot.shape, dtype, [master = trained->master] { return master; }));
+        else if (with_lora.contains(slot.name))
+            tensors.push_back(generated(slot.name, slot.shape, dtype, [this, slot] { return merged(slot); }));
+        else
+            tensors.push_back(checkpoint::copy_tensor(slot.name, model_.files.tensors, model_.files.tensors->at(slot.name), dtype));
+    }
+    return tensors;
+}
+
+std::vector<checkpoint::OutputTensor> TrainedModel::adapter_tensors() const {
+    std::vector<checkpoint::OutputTensor> tensors;
+    for (const Parameter& p : parameters_)
+        tensors.push_back(generated("base_model.model." + p.name, p.master.sizes().vec(), Dtype::f32, [master = p.master] { return master; }));
+    return tensors;
+}
+
+std::string TrainedModel::adapter_config() const {
+    std::set<std::string> targets;
+    for (const std::string& module : lora_modules_) targets.insert(last_part(module));
+    io::Json config{{"peft_type", "LORA"},
+                    {"task_type", "CAUSAL_LM"},
+                    {"base_model_name_or_path", model_.files.checkpoint.name},
+                    {"r", lora_.rank},
+                    {"lora_alpha", lora_.alpha},
+                    {"lora_dropout", 0.0},
+                    {"bias", "none"},
+                    {"fan_in_fan_out", false},
+                    {"inference_mode", true},
+                    {"target_modules", targets}};
+    std::set<std::int64_t> layers;
+    for (const std::string& module : lora_modules_) layers.insert(std::stoll(module.substr(std::string_view("model.layers.").size())));
+    if (static_cast<std::int64_t>(layers.size()) < model_.files.spec.num_layers) config["layers_to_transform"] = layers;
+    return config.dump(2, ' ', false, io::Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace mixwright::train

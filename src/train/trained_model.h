@@ -1,0 +1,50 @@
+// A model being trained: resident weights of which the chosen ones are leaves of the gradient, LoRA factors beside them,
+// and what it takes to write the result.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/writer.h"
+#include "model/model.h"
+#include "train/adamw.h"
+#include "train/recipe.h"
+
+namespace mixwright::train {
+
+class TrainedModel {
+public:
+    /// Loads `files` and makes what the recipe chooses trainable, computing in the recipe's dtype. LoRA factors start as in
+    /// PEFT: A uniform in +-1/sqrt(in) from the recipe's seed, B zero. Error(recipe) when nothing is there to be trained.
+    TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device);
+    TrainedModel(const TrainedModel&) = delete;
+    TrainedModel& operator=(const TrainedModel&) = delete;
+
+    const arch::OpenModel& files() const noexcept { return model_.files; }
+    const model::Decoder& decoder() const noexcept { return model_.decoder; }
+    const model::ModelWeights& weights() const noexcept { return model_.weights; }
+    std::vector<Parameter>& parameters() noexcept { return parameters_; }
+    const std::vector<Parameter>& parameters() const noexcept { return parameters_; }
+    std::int64_t num_trained() const;
+
+    /// Every weight in the dtype of the source, under its canonical name; LoRA merged. Generated from the masters as they
+    /// are when it is written.
+    std::vector<checkpoint::OutputTensor> output_tensors() const;
+    /// The LoRA factors as PEFT names them, in f32, and their adapter_config.json.
+    std::vector<checkpoint::OutputTensor> adapter_tensors() const;
+    std::string adapter_config() const;
+
+private:
+    void train_whole(const TrainRecipe& recipe);
+    void attach_lora(const TrainRecipe& recipe);
+    const Parameter* find(const std::string& name) const;
+    at::Tensor merged(const arch::TensorSlot& slot) const;
+
+    model::Model model_;
+    std::vector<Parameter> parameters_;
+    LoraRecipe lora_;
+    bool has_lora_ = false;
+    std::vector<std::string> lora_modules_;   // canonical names without ".weight"
+};
+
+}  // namespace mixwright::train

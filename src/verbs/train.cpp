@@ -1,0 +1,183 @@
+// `train RECIPE OUT`: fine-tunes a model on text.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+#include "arch/open_tokenizer.h"
+#include "checkpoint/tensor_file.h"
+#include "checkpoint/writer.h"
+#include "data/packing.h"
+#include "error.h"
+#include "io/sha256.h"
+#include "io/staged_directory.h"
+#include "progress.h"
+#include "surgery/model_files.h"
+#include "train/loop.h"
+#include "train/run_files.h"
+#include "verbs/verb_table.h"
+
+namespace mixwright::verbs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using io::Json;
+using namespace train;
+
+std::uint64_t peak_rss_bytes() {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+data::PackedSequences read_sequences(const std::vector<std::filesystem::path>& paths, const tokenizer::Tokenizer& tokenizer, const TrainRecipe& recipe,
+                                     const arch::ModelSpec& spec) {
+    std::vector<data::Document> documents;
+    for (const auto& path : paths)
+        for (data::Document& document : data::read_documents(path)) documents.push_back(std::move(document));
+    std::optional<tokenizer::TokenId> end = tokenizer.eos_id();
+    if (!end && !spec.eos_token_ids.empty()) end = static_cast<tokenizer::TokenId>(spec.eos_token_ids.front());
+    data::PackedSequences sequences(data::tokenize(documents, tokenizer, end), static_cast<std::size_t>(recipe.seq_len));
+    if (sequences.size() == 0)
+        throw Error(ErrorCode::mismatch, fmt::format("{}: fewer than {} tokens, not one sequence of `seq_len`", io::shown(paths.front()), recipe.seq_len + 1),
+                    "give more text, or a shorter seq_len");
+    if (sequences.num_learnt() == 0)
+        throw Error(ErrorCode::mismatch, fmt::format("{}: no token to learn: all of it is prompt", io::shown(paths.front())));
+    return sequences;
+}
+
+class Train final : public Verb {
+public:
+    void declare(CLI::App& app) override {
+        app.add_option("RECIPE", recipe_file_, "YAML file: model, data, what to train and how")->required();
+        app.add_option("OUT", out_, "directory to write; it must not exist yet")->required();
+        app.add_option("--out-shard-size", shard_size_, "largest file of weights: 5GB, 500MB, ...")->capture_default_str();
+        app.add_flag("--resume", write_.resume, "go on where an interrupted run of the same recipe stopped");
+        app.add_flag("--force", write_.force, "replace OUT when it exists");
+    }
+
+    void run(const CommonOptions& common) override {
+        const auto start = Clock::now();
+        TrainRecipe recipe = read_train_recipe(recipe_file_);
+        if (!common.dtype.empty()) recipe.dtype = torch_name(*dtype_from_name(common.dtype));
+        if (common.seed != 0) recipe.seed = common.seed;
+        write_.shard_bytes = checkpoint::parse_byte_size(shard_size_);
+        const std::filesystem::path out = io::output_path(out_);
+
+        arch::OpenModel files = arch::open_model(recipe.model);
+        const std::vector<checkpoint::OutputFile> base_files = surgery::base_files(files);
+        checkpoint::check_output(out, {files.checkpoint.path}, static_cast<std::uint64_t>(files.spec.num_parameters()) * 2, write_);
+        const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.model);
+        data::PackedSequences sequences = read_sequences(recipe.data, tokenizer, recipe, files.spec), eval_sequences;
+        if (!recipe.eval_data.empty())
+            eval_sequences = read_sequences(recipe.eval_data, tokenizer, recipe, files.spec);
+        else if (recipe.held_out > 0)
+            eval_sequences = sequences.take_held_out(recipe.held_out);
+        const std::int64_t steps = total_steps(recipe, sequences.size());
+
+        RunFiles run_files(out, identity(recipe, files, sequences), write_.resume, write_.force);
+        TrainedModel model(std::move(files), recipe, model::compute_device(common.device));
+        info(fmt::format("{}: {:.2f} M of {:.1f} M weights are trained ({}), {} steps of {} tokens, {} sequences of {} tokens an epoch",
+                         recipe.model, static_cast<double>(model.num_trained()) / 1e6, static_cast<double>(model.files().spec.num_parameters()) / 1e6,
+                         trainable_name(recipe.trainable), steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, sequences.size(), recipe.seq_len));
+        TrainHooks hooks;
+        if (write_.resume) hooks.first_step = run_files.restore(model.parameters());
+        hooks.log = [&](const Json& line) { run_files.log(line); };
+        hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
+        const TrainResult result = train::train(model, recipe, sequences, eval_sequences, steps, hooks);
+
+        const std::uint64_t bytes = recipe.adapter ? write_adapter(model, recipe, result, run_files, out) : write_merged(model, recipe, result, run_files, out, base_files);
+        run_files.remove();
+        report(common, model, result, bytes, std::chrono::duration<double>(Clock::now() - start).count());
+    }
+
+private:
+    // What must agree for a resumed run to end in the same bytes.
+    static std::string identity(const TrainRecipe& recipe, const arch::OpenModel& files, const data::PackedSequences& sequences) {
+        io::Sha256 hash;
+        hash.update(fmt::format("{}\n{}\n{}\n{}\n{}\n", recipe.text, recipe.dtype, recipe.seed, files.checkpoint.config.dump(), sequences.size()));
+        for (std::size_t i = 0; i < sequences.size(); ++i) hash.update(std::as_bytes(sequences.inputs(i)));
+        return hash.hex();
+    }
+
+    static std::string card(const TrainedModel& model, const TrainRecipe& recipe, const TrainResult& result, const std::string& name) {
+        const std::string base = std::filesystem::path(model.files().checkpoint.name).lexically_normal().filename().string();
+        std::string card = fmt::format("---\nbase_model: {}\nbase_model_relation: {}\nlibrary_name: {}\npipeline_tag: text-generation\ntags:\n- mixwright\n---\n\n# {}\n\n",
+                                       Json(base).dump(), recipe.adapter ? "adapter" : "finetune", recipe.adapter ? "peft" : "transformers", name);
+        card += fmt::format("{} trained by `mixwright train` ({}, {:.2f} M weights) for {} steps of {} tokens.\n\n| | |\n|---|---|\n", base,
+                            trainable_name(recipe.trainable), static_cast<double>(model.num_trained()) / 1e6, result.steps,
+                            recipe.batch_size * recipe.grad_accumulation * recipe.seq_len);
+        card += fmt::format("| training loss, first step | {:.4f} |\n| training loss, last step | {:.4f} |\n", result.first_loss, result.last_loss);
+        if (result.eval_before) card += fmt::format("| evaluation loss before | {:.4f} (perplexity {:.3f}) |\n", *result.eval_before, std::exp(*result.eval_before));
+        if (result.eval_after) card += fmt::format("| evaluation loss after | {:.4f} (perplexity {:.3f}) |\n", *result.eval_after, std::exp(*result.eval_after));
+        return card + "\nThe recipe is in `train_recipe.yml`, the loss of every step in `train_metrics.jsonl`.\n";
+    }
+
+    std::uint64_t write_merged(const TrainedModel& model, const TrainRecipe& recipe, const TrainResult& result, const RunFiles& run_files,
+                               const std::filesystem::path& out, const std::vector<checkpoint::OutputFile>& base_files) const {
+        checkpoint::OutputPlan plan{.tensors = model.output_tensors(), .files = base_files};
+        plan.files.push_back({"train_recipe.yml", recipe.text});
+        plan.files.push_back({"train_metrics.jsonl", run_files.metrics()});
+        plan.files.push_back({"README.md", card(model, recipe, result, out.filename().string())});
+        Json config = model.files().checkpoint.config;
+        config.erase("auto_map");  // names code to run; the weights need none
+        plan.config = config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+        plan.inputs = {model.files().checkpoint.path};
+        checkpoint::WriteOptions options = write_;
+        options.resume = false;  // the weights are here: nothing of an earlier attempt is worth keeping
+        return checkpoint::write_model(plan, out, options).bytes;
+    }
+
+    std::uint64_t write_adapter(const TrainedModel& model, const TrainRecipe& recipe, const TrainResult& result, const RunFiles& run_files,
+                                const std::filesystem::path& out) const {
+        io::StagedDirectory::discard(out);
+        io::StagedDirectory staged(out);
+        const auto write = [&](const char* name, const std::string& text) { staged.write(name, std::as_bytes(std::span(text))); };
+        const std::filesystem::path weights = staged.path() / "adapter_model.safetensors";
+        checkpoint::write_tensor_file(weights, model.adapter_tensors());
+        const std::uint64_t bytes = std::filesystem::file_size(weights);
+        write("train_recipe.yml", recipe.text);
+        write("train_metrics.jsonl", run_files.metrics());
+        write("README.md", card(model, recipe, result, out.filename().string()));
+        write("adapter_config.json", model.adapter_config());
+        staged.commit(write_.force);
+        return bytes;
+    }
+
+    void report(const CommonOptions& common, const TrainedModel& model, const TrainResult& result, std::uint64_t bytes, double seconds) const {
+        if (common.json) {
+            Json json{{"out", out_},
+                      {"bytes", bytes},
+                      {"parameters", model.files().spec.num_parameters()},
+                      {"active_parameters", model.files().spec.num_active_parameters()},
+                      {"seconds", seconds},
+                      {"peak_rss_bytes", peak_rss_bytes()},
+                      {"trained_parameters", model.num_trained()},
+                      {"steps", result.steps},
+                      {"tokens", result.tokens},
+                      {"tokens_per_second", result.tokens_per_second()},
+                      {"first_loss", result.first_loss},
+                      {"last_loss", result.last_loss}};
+            if (result.eval_before) json["eval_loss_before"] = *result.eval_before;
+            if (result.eval_after) json["eval_loss_after"] = *result.eval_after;
+            fmt::print("{}\n", json.dump());
+            return;
+        }
+        std::string losses = fmt::format("loss {:.4f} -> {:.4f}", result.first_loss, result.last_loss);
+        if (result.eval_before && result.eval_after)
+            losses += fmt::format(", held-out perplexity {:.3f} -> {:.3f}", std::exp(*result.eval_before), std::exp(*result.eval_after));
+        fmt::print("{}: {} steps, {}, {:.0f} tokens/s, {:.1f} s, peak memory {:.0f} MB\n", out_, result.steps, losses, result.tokens_per_second(), seconds,
+                   static_cast<double>(peak_rss_bytes()) / 1e6);
+    }
+
+    std::string recipe_file_, out_, shard_size_ = "5GB";
+    checkpoint::WriteOptions write_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> make_train() { return std::make_unique<Train>(); }
+
+}  // namespace mixwright::verbs

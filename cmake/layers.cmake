@@ -1,14 +1,16 @@
 # One static library per folder of src/, linked to the folders on lower lines of src/LAYERS and to nothing else.
 # Folders above the torch line have no libtorch include path, so the line cannot be crossed by accident.
 
-# gcc 12 warns of an overflow inside fmt's own parser (stringop-overflow) that is not there.
-set(MIXWRIGHT_WARNINGS -Wall -Wextra -Wno-missing-field-initializers -Wno-stringop-overflow)
+# gcc 12 warns of an overflow inside fmt's own parser (stringop-overflow) and of uninitialized members of
+# std::variant (maybe-uninitialized) that are not there.
+set(MIXWRIGHT_WARNINGS -Wall -Wextra -Wno-missing-field-initializers -Wno-stringop-overflow -Wno-maybe-uninitialized)
 
 # What a folder needs beside the folders below it.
 set(MIXWRIGHT_LINKS_. fmt::fmt Threads::Threads)
 set(MIXWRIGHT_LINKS_io nlohmann_json::nlohmann_json yaml-cpp OpenSSL::Crypto)
 set(MIXWRIGHT_LINKS_checkpoint ggml-base PkgConfig::libzip)
-set(MIXWRIGHT_LINKS_tokenizer llama-jinja PkgConfig::pcre2 PkgConfig::utf8proc PkgConfig::sentencepiece)
+set(MIXWRIGHT_LINKS_jinja nlohmann_json::nlohmann_json PkgConfig::utf8proc)
+set(MIXWRIGHT_LINKS_tokenizer PkgConfig::pcre2 PkgConfig::utf8proc PkgConfig::sentencepiece)
 set(MIXWRIGHT_LINKS_verbs CLI11::CLI11)
 
 set(torch_line_crossed FALSE)

@@ -1,5 +1,5 @@
-# Two libraries out of the pinned llama.cpp sources that tools/setup.sh unpacks: ggml-base (block formats of GGUF and
-# their conversions) and llama-jinja (the chat template engine). Nothing else of it is compiled.
+# One library out of the pinned llama.cpp sources that tools/setup.sh unpacks: ggml-base (block formats of GGUF and
+# their conversions). Nothing else of it is compiled; its chat templates and vocabularies serve the tests.
 
 set(llama_root ${MIXWRIGHT_DEPS}/llama.cpp)
 if(NOT EXISTS ${llama_root}/ggml/src/ggml-quants.c)
@@ -18,11 +18,3 @@ target_include_directories(ggml-base SYSTEM PUBLIC ${llama_root}/ggml/include
 target_compile_definitions(ggml-base PRIVATE _GNU_SOURCE _XOPEN_SOURCE=600)
 target_link_libraries(ggml-base PRIVATE Threads::Threads m ${CMAKE_DL_LIBS})
 target_compile_options(ggml-base PRIVATE -w)
-
-set(jinja_sources jinja/caps.cpp jinja/lexer.cpp jinja/parser.cpp jinja/runtime.cpp jinja/string.cpp jinja/value.cpp
-  json.cpp unicode.cpp)
-list(TRANSFORM jinja_sources PREPEND ${llama_root}/common/)
-add_library(llama-jinja STATIC ${jinja_sources})
-target_include_directories(llama-jinja SYSTEM PUBLIC ${llama_root}/common 
-  PRIVATE ${llama_root}/vendor ${llama_root}/include ${llama_root}/ggml/include)
-target_compile_options(llama-jinja PRIVATE -w)

@@ -9,7 +9,10 @@ Budget::Budget(const Limits& limits)
     current_ = this;
 }
 
-Budget::~Budget() { current_ = outer_; }
+Budget::~Budget() {
+    current_ = outer_;
+    if (outer_) outer_->live_ += live_;  // what outlives this account
+}
 
 void Budget::check_stack() const {
     // The stack grows downwards on every machine we build for.

@@ -37,7 +37,8 @@ struct Failure : std::runtime_error {
     int line;
 };
 
-/// The account of one compilation or one render; active on its thread for as long as it lives.
+/// The account of one compilation or one render; active on its thread for as long as it lives. What is still alive at
+/// its end goes to the account that was active before.
 class Budget {
 public:
     explicit Budget(const Limits& limits);

@@ -23,10 +23,7 @@ Rendered Template::render(const nlohmann::ordered_json& variables, std::time_t n
     Budget budget(limits_);
     String out;
     Vector<Span> spans;
-    {
-        Interpreter interpreter(*tree_, variables, now ? now : std::time(nullptr));
-        interpreter.run(out, spans);
-    }
+    Interpreter(*tree_, variables, now ? now : std::time(nullptr)).run(out, spans);
     Rendered rendered{std::string(out), {}};
     for (const Span& span : spans) rendered.generations.emplace_back(span.begin, span.end);
     return rendered;

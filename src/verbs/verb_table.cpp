@@ -6,6 +6,20 @@ namespace mixwright::verbs {
 namespace {
 
 const std::array table{
+    VerbEntry{"build", "a mixture of experts from dense models",
+              "  mixwright build recipe.yml ./my-moe --dry-run\n"
+              "  mixwright build recipe.yml ./my-moe\n"
+              "  mixwright build recipe.yml ./my-moe --resume\n",
+              make_build},
+    VerbEntry{"train", "fine-tune a model on text",
+              "  mixwright train recipe.yml ./specialist\n"
+              "  mixwright train recipe.yml ./specialist --resume\n",
+              make_train},
+    VerbEntry{"generate", "text after a prompt",
+              "  mixwright generate ./my-moe -p \"Why is the sky blue?\"\n"
+              "  mixwright generate ./my-moe -p \"def fibonacci(n):\" --raw -n 64 --temp 0.7 --top-p 0.9\n"
+              "  mixwright generate ./my-moe -p \"2 + 2 =\" --raw --trace experts.jsonl\n",
+              make_generate},
     VerbEntry{"eval", "how well a model predicts texts: perplexity",
               "  mixwright eval ./my-moe --task ppl:wiki.test.txt --task ppl:code.jsonl\n"
               "  mixwright eval ./large-moe --task ppl:wiki.test.txt --limit 100000 --stream-layers --json\n",
@@ -14,32 +28,23 @@ const std::array table{
               "  mixwright import SmolLM2-135M-Instruct.Q4_1.gguf ./smollm2\n"
               "  mixwright import model-00001-of-00003.gguf ./model --dtype float16\n",
               make_import},
-    VerbEntry{"build", "a mixture of experts from dense models",
-              "  mixwright build recipe.yml ./my-moe --dry-run\n"
-              "  mixwright build recipe.yml ./my-moe\n"
-              "  mixwright build recipe.yml ./my-moe --resume\n",
-              make_build},
     VerbEntry{"inspect", "what a model is: architecture, parameters, tensors, problems",
               "  mixwright inspect ./my-moe\n"
               "  mixwright inspect Qwen/Qwen3-0.6B --json\n"
               "  mixwright inspect model.gguf --verify\n",
               make_inspect},
-    VerbEntry{"logits", "logits for given token ids, for comparisons with other implementations",
-              "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors\n"
-              "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors --dtype bfloat16 --stream-layers\n",
-              make_logits},
-    VerbEntry{"tokenize", "the token ids of text, and back",
-              "  mixwright tokenize ./my-moe -f text.txt\n"
-              "  mixwright tokenize tokenizer.json --decode -f ids.jsonl\n",
-              make_tokenize},
-    VerbEntry{"train", "fine-tune a model on text",
-              "  mixwright train recipe.yml ./specialist\n"
-              "  mixwright train recipe.yml ./specialist --resume\n",
-              make_train},
     VerbEntry{"relayout", "the same weights with experts one by one, or stacked",
               "  mixwright relayout ./mixtral-of-mergekit ./mixtral --layout per-expert\n"
               "  mixwright relayout ./moe ./moe-fused --layout fused --out-shard-size 2GB\n",
               make_relayout},
+    VerbEntry{"tokenize", "the token ids of text, and back",
+              "  mixwright tokenize ./my-moe -f text.txt\n"
+              "  mixwright tokenize tokenizer.json --decode -f ids.jsonl\n",
+              make_tokenize},
+    VerbEntry{"logits", "logits for given token ids, for comparisons with other implementations",
+              "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors\n"
+              "  mixwright logits ./my-moe --ids ids.json -o logits.safetensors --dtype bfloat16 --stream-layers\n",
+              make_logits},
 };
 
 }  // namespace

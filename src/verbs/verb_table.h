@@ -6,6 +6,7 @@
 namespace mixwright::verbs {
 
 std::unique_ptr<Verb> make_eval();
+std::unique_ptr<Verb> make_generate();
 std::unique_ptr<Verb> make_import();
 std::unique_ptr<Verb> make_build();
 std::unique_ptr<Verb> make_inspect();

@@ -1,0 +1,145 @@
+// `generate`: text after a prompt, streamed as it comes.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+
+#include "arch/open_tokenizer.h"
+#include "arch/stop_tokens.h"
+#include "error.h"
+#include "generate/engine.h"
+#include "generate/routing_trace.h"
+#include "io/file.h"
+#include "progress.h"
+#include "tokenizer/chat_template.h"
+#include "verbs/model_options.h"
+#include "verbs/verb_table.h"
+
+namespace mixwright::verbs {
+namespace {
+
+constexpr std::size_t prompt_file_limit = 64u << 20;
+
+class Generate final : public Verb {
+public:
+    void declare(CLI::App& app) override {
+        app.add_option("MODEL", model_, "directory, .gguf file or org/name in the hub cache")->required();
+        auto* text = app.add_option("-p,--prompt", prompt_, "the prompt");
+        auto* file = app.add_option("-f,--file", file_, "a file with the prompt (- for standard input)");
+        text->excludes(file);
+        app.add_option("-n,--predict", options_.max_new_tokens, "most tokens to generate (default 128)")->check(CLI::Range(1, 1 << 24));
+        app.add_option("-c,--ctx-size", options_.context_size, "context size in tokens (default: the model's)")->check(CLI::Range(1, 1 << 24));
+        app.add_option("--temp", options_.sampling.temperature, "temperature; 0 takes the likeliest token (default 0)");
+        app.add_option("--top-k", options_.sampling.top_k, "sample among the k likeliest (0: all)");
+        app.add_option("--top-p", options_.sampling.top_p, "sample among the likeliest that together reach p (1: all)");
+        app.add_option("--min-p", options_.sampling.min_p, "sample among those at least this times as likely as the likeliest (0: all)");
+        app.add_option("--repeat-penalty", options_.sampling.repetition_penalty, "penalty on tokens already there (1: none)");
+        app.add_flag("--raw", raw_, "continue the prompt as it stands instead of answering it through the chat template");
+        app.add_option("--trace", trace_, "write the experts of every token to this file, a JSON line each");
+    }
+
+    void run(const CommonOptions& common) override {
+        options_.sampling.seed = common.seed;
+        const std::string prompt = read_prompt();
+        const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(model_);
+        arch::OpenModel files = arch::open_model(model_);
+        if (!trace_.empty() && !files.spec.is_moe())
+            throw Error(ErrorCode::usage, fmt::format("--trace: {} has no experts", model_), "it traces the routing of a Mixture-of-Experts model");
+        const model::Model model = [&] {
+            const model::Placement placement = placement_for(common, files);
+            return model::load_model(std::move(files), placement);
+        }();
+        const std::vector<std::int64_t> ids = encode_prompt(tokenizer, prompt);
+        options_.stop_ids = stop_ids(tokenizer, model.files);
+
+        std::string text;
+        tokenizer::StreamDecoder decoder(tokenizer);
+        const auto emit = [&](const std::string& piece) {
+            text += piece;
+            if (common.json) return;
+            fmt::print("{}", piece);
+            std::fflush(stdout);
+        };
+        generate::RoutingTrace trace(model.decoder.spec());
+        const generate::GenerateResult result = generate::generate(
+            model, ids, options_,
+            [&](std::int64_t id) {
+                emit(decoder.push(static_cast<tokenizer::TokenId>(id)));
+                return true;
+            },
+            trace_.empty() ? nullptr : &trace);
+        emit(decoder.finish());
+        if (!common.json) fmt::print("\n");
+
+        if (!trace_.empty()) write_trace(trace, ids, result.ids, tokenizer);
+        report(common, text, ids.size(), result);
+    }
+
+private:
+    std::string read_prompt() const {
+        if (!prompt_.empty()) return prompt_;
+        if (file_.empty()) throw Error(ErrorCode::usage, "no prompt", "give one with -p TEXT or -f FILE");
+        if (file_ != "-") return io::read_file(file_, prompt_file_limit);
+        return {std::istreambuf_iterator<char>(std::cin), {}};
+    }
+
+    std::vector<std::int64_t> encode_prompt(const tokenizer::Tokenizer& tokenizer, const std::string& prompt) const {
+        const auto chat = raw_ ? std::nullopt : arch::open_chat_template(model_);
+        std::vector<tokenizer::TokenId> ids;
+        if (chat) {
+            const tokenizer::Conversation messages = {{{"role", "user"}, {"content", prompt}}};
+            ids = tokenizer.encode(chat->render(messages, {.add_generation_prompt = true}), {.add_special_tokens = false});
+        } else {
+            ids = tokenizer.encode(prompt);
+        }
+        return {ids.begin(), ids.end()};
+    }
+
+    static std::vector<std::int64_t> stop_ids(const tokenizer::Tokenizer& tokenizer, const arch::OpenModel& files) {
+        std::vector<std::int64_t> ids = arch::eos_token_ids(files);
+        if (const auto eos = tokenizer.eos_id()) ids.push_back(*eos);
+        return ids;
+    }
+
+    void write_trace(const generate::RoutingTrace& trace, const std::vector<std::int64_t>& prompt, const std::vector<std::int64_t>& generated,
+                     const tokenizer::Tokenizer& tokenizer) const {
+        std::ofstream out(trace_);
+        std::vector<std::int64_t> all = prompt;
+        all.insert(all.end(), generated.begin(), generated.end());
+        for (std::size_t position = 0; position < trace.num_tokens(); ++position) {
+            io::Json line = trace.token(position);
+            line["position"] = position;
+            line["id"] = all[position];
+            line["token"] = tokenizer.id_to_token(static_cast<tokenizer::TokenId>(all[position]));
+            line["generated"] = position >= prompt.size();
+            out << line.dump(-1, ' ', false, io::Json::error_handler_t::replace) << "\n";
+        }
+        if (!out.flush()) throw Error(ErrorCode::io, fmt::format("{}: cannot write", trace_));
+    }
+
+    void report(const CommonOptions& common, const std::string& text, std::size_t prompt_tokens, const generate::GenerateResult& result) const {
+        const auto rate = [](std::size_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0.0; };
+        const double prompt_rate = rate(prompt_tokens, result.prompt_seconds), decode_rate = rate(result.ids.size(), result.decode_seconds);
+        if (common.json) {
+            const io::Json json{{"text", text}, {"ids", result.ids}, {"prompt_tokens", prompt_tokens}, {"tokens", result.ids.size()},
+                                {"finish_reason", result.stopped ? "stop" : "length"},
+                                {"prefill_tokens_per_second", prompt_rate}, {"decode_tokens_per_second", decode_rate}};
+            fmt::print("{}\n", json.dump(-1, ' ', false, io::Json::error_handler_t::replace));
+        } else {
+            info(fmt::format("{} prompt tokens at {:.0f} tokens/s, {} generated at {:.1f} tokens/s", prompt_tokens, prompt_rate,
+                             result.ids.size(), decode_rate));
+        }
+    }
+
+    std::string model_, prompt_, file_, trace_;
+    bool raw_ = false;
+    generate::GenerateOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> make_generate() { return std::make_unique<Generate>(); }
+
+}  // namespace mixwright::verbs

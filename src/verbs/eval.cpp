@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "arch/open_tokenizer.h"
+#include "data/conversations.h"
 #include "data/packing.h"
 #include "error.h"
 #include "evaluate/perplexity.h"
@@ -42,10 +43,12 @@ public:
         std::vector<Task> tasks;
         for (const std::string& text : tasks_) tasks.push_back(parse_task(text));
         const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(model_);
+        auto chat = arch::open_chat_template(model_);
+        const data::ChatRenderer render_chat = chat ? data::chat_renderer(std::move(*chat)) : data::ChatRenderer();
         std::vector<data::TokenStream> texts;
         for (const Task& task : tasks) {
             const auto limit = static_cast<std::size_t>(options_.max_tokens);
-            texts.push_back(data::tokenize(data::read_documents(task.file), tokenizer, tokenizer.eos_id(), limit));
+            texts.push_back(data::tokenize(data::read_documents(task.file, render_chat), tokenizer, tokenizer.eos_id(), limit));
         }
 
         arch::OpenModel files = arch::open_model(model_);

@@ -1,7 +1,6 @@
 // `relayout MODEL OUT --layout per-expert|fused`: the same weights with each expert's matrices on their own, as converters
 // and older loaders expect them, or all experts of a layer stacked, as transformers 5 holds them in memory.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <set>
 
@@ -11,6 +10,7 @@
 #include "error.h"
 #include "io/file.h"
 #include "progress.h"
+#include "verbs/resource_use.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -114,12 +114,10 @@ public:
 
 private:
     void report(const CommonOptions& common, const arch::ModelSpec& spec, const checkpoint::WriteResult& result) const {
-        rusage usage{};
-        getrusage(RUSAGE_SELF, &usage);
         if (common.json)
             fmt::print("{}\n", io::Json{{"out", result.out.string()}, {"layout", layout_}, {"bytes", result.bytes}, {"parameters", spec.num_parameters()},
                                         {"active_parameters", spec.num_active_parameters()}, {"seconds", result.seconds},
-                                        {"peak_rss_bytes", static_cast<std::uint64_t>(usage.ru_maxrss) * 1024}}.dump());
+                                        {"peak_rss_bytes", peak_rss_bytes()}}.dump());
         else if (!common.quiet)
             fmt::print("{}: {} layout, {:.1f} MB in {:.1f} s\n", result.out.string(), layout_, static_cast<double>(result.bytes) / 1e6, result.seconds);
     }

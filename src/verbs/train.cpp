@@ -1,6 +1,5 @@
 // `train RECIPE OUT`: fine-tunes a model on text.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <chrono>
 #include <cmath>
@@ -9,6 +8,7 @@
 #include "arch/open_tokenizer.h"
 #include "checkpoint/tensor_file.h"
 #include "checkpoint/writer.h"
+#include "data/conversations.h"
 #include "data/packing.h"
 #include "error.h"
 #include "io/sha256.h"
@@ -17,6 +17,7 @@
 #include "surgery/model_files.h"
 #include "train/loop.h"
 #include "train/run_files.h"
+#include "verbs/resource_use.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -26,17 +27,11 @@ using Clock = std::chrono::steady_clock;
 using io::Json;
 using namespace train;
 
-std::uint64_t peak_rss_bytes() {
-    rusage usage{};
-    ::getrusage(RUSAGE_SELF, &usage);
-    return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
-}
-
-data::PackedSequences read_sequences(const std::vector<std::filesystem::path>& paths, const tokenizer::Tokenizer& tokenizer, const TrainRecipe& recipe,
-                                     const arch::ModelSpec& spec) {
+data::PackedSequences read_sequences(const std::vector<std::filesystem::path>& paths, const data::ChatRenderer& render_chat,
+                                     const tokenizer::Tokenizer& tokenizer, const TrainRecipe& recipe, const arch::ModelSpec& spec) {
     std::vector<data::Document> documents;
     for (const auto& path : paths)
-        for (data::Document& document : data::read_documents(path)) documents.push_back(std::move(document));
+        for (data::Document& document : data::read_documents(path, render_chat)) documents.push_back(std::move(document));
     std::optional<tokenizer::TokenId> end = tokenizer.eos_id();
     if (!end && !spec.eos_token_ids.empty()) end = static_cast<tokenizer::TokenId>(spec.eos_token_ids.front());
     data::PackedSequences sequences(data::tokenize(documents, tokenizer, end), static_cast<std::size_t>(recipe.seq_len));
@@ -46,6 +41,14 @@ data::PackedSequences read_sequences(const std::vector<std::filesystem::path>& p
     if (sequences.num_learnt() == 0)
         throw Error(ErrorCode::mismatch, fmt::format("{}: no token to learn: all of it is prompt", io::shown(paths.front())));
     return sequences;
+}
+
+// The name a recipe would have for --dtype.
+std::string training_dtype(const std::string& requested) {
+    const auto dtype = dtype_from_name(requested);
+    if (dtype != Dtype::bf16 && dtype != Dtype::f32)
+        throw Error(ErrorCode::usage, fmt::format("--dtype: cannot train in \"{}\"", printable(requested)), "use bfloat16 or float32");
+    return std::string(torch_name(*dtype));
 }
 
 class Train final : public Verb {
@@ -61,7 +64,7 @@ public:
     void run(const CommonOptions& common) override {
         const auto start = Clock::now();
         TrainRecipe recipe = read_train_recipe(recipe_file_);
-        if (!common.dtype.empty()) recipe.dtype = torch_name(*dtype_from_name(common.dtype));
+        if (!common.dtype.empty()) recipe.dtype = training_dtype(common.dtype);
         if (common.seed != 0) recipe.seed = common.seed;
         write_.shard_bytes = checkpoint::parse_byte_size(shard_size_);
         const std::filesystem::path out = io::output_path(out_);
@@ -70,9 +73,11 @@ public:
         const std::vector<checkpoint::OutputFile> base_files = surgery::base_files(files);
         checkpoint::check_output(out, {files.checkpoint.path}, static_cast<std::uint64_t>(files.spec.num_parameters()) * 2, write_);
         const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.model);
-        data::PackedSequences sequences = read_sequences(recipe.data, tokenizer, recipe, files.spec), eval_sequences;
+        auto chat = arch::open_chat_template(recipe.model);
+        const data::ChatRenderer render_chat = chat ? data::chat_renderer(std::move(*chat)) : data::ChatRenderer();
+        data::PackedSequences sequences = read_sequences(recipe.data, render_chat, tokenizer, recipe, files.spec), eval_sequences;
         if (!recipe.eval_data.empty())
-            eval_sequences = read_sequences(recipe.eval_data, tokenizer, recipe, files.spec);
+            eval_sequences = read_sequences(recipe.eval_data, render_chat, tokenizer, recipe, files.spec);
         else if (recipe.held_out > 0)
             eval_sequences = sequences.take_held_out(recipe.held_out);
         const std::int64_t steps = total_steps(recipe, sequences.size());

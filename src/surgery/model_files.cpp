@@ -89,24 +89,24 @@ std::vector<OutputFile> base_files(const arch::OpenModel& base) {
     return files;
 }
 
-std::string model_card(const BuildRecipe& recipe, const SourceModels& sources, const MoePlan& plan, const CardFacts& facts) {
+std::string model_card(const BuildRecipe& recipe, const SourceModels& sources, const MoePlan& plan, std::string_view name) {
     std::set<std::string> licenses;
     std::vector<std::string> names;
     for (const auto& model : sources.all) {
         if (const auto license = license_of(model->open)) licenses.insert(*license);
-        if (const std::string name = display_name(model->reference); std::ranges::find(names, name) == names.end())
-            names.push_back(name);
+        if (const std::string model_name = display_name(model->reference); std::ranges::find(names, model_name) == names.end())
+            names.push_back(model_name);
     }
 
     std::string card = "---\n";
     if (licenses.size() == 1) card += fmt::format("license: {}\n", yaml_quoted(*licenses.begin()));
     card += "base_model:\n";
-    for (const std::string& name : names) card += fmt::format("- {}\n", yaml_quoted(name));
+    for (const std::string& model : names) card += fmt::format("- {}\n", yaml_quoted(model));
     card += "base_model_relation: merge\nlibrary_name: transformers\npipeline_tag: text-generation\n"
             "tags:\n- moe\n- frankenmoe\n- merge\n- mixwright\n---\n\n";
 
     const arch::ModelSpec& spec = plan.spec;
-    card += fmt::format("# {}\n\nA mixture of {} experts ({} of them for each token) made of these models by mixwright:\n\n", facts.name,
+    card += fmt::format("# {}\n\nA mixture of {} experts ({} of them for each token) made of these models by mixwright:\n\n", name,
                         spec.num_experts, spec.top_k);
     card += fmt::format("- base: {}\n", display_name(sources.base->reference));
     for (std::size_t e = 0; e < sources.experts.size(); ++e)
@@ -116,7 +116,6 @@ std::string model_card(const BuildRecipe& recipe, const SourceModels& sources, c
                         "| gates | {} |\n| dtype | {} |\n\n",
                         plan.target->name, count_text(spec.num_parameters()), count_text(spec.num_active_parameters()),
                         gate_mode_name(recipe.gate_mode), torch_name(*spec.dtype));
-    if (!facts.router_summary.empty()) card += "## Routing\n\n" + facts.router_summary + "\n";
     card += "## Recipe\n\n" + fenced(recipe.text, "yaml");
     card += "\n## Use\n\n```python\nfrom transformers import pipeline\n\n"
             "generate = pipeline(\"text-generation\", model=\"PATH\")\nprint(generate(\"Hello\", max_new_tokens=64))\n```\n";

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoint/writer.h"
@@ -14,14 +15,8 @@ namespace mixwright::surgery {
 /// the base's directory.
 std::vector<checkpoint::OutputFile> base_files(const arch::OpenModel& base);
 
-/// What the card tells beside the recipe.
-struct CardFacts {
-    std::string name;                  // of the output directory
-    std::string router_summary;        // a paragraph, or empty
-};
-
-/// README.md: front matter for the hub, what was built from what, the recipe, how to run it. The licence is the
-/// sources' when all that have one agree; otherwise it is left out, for a person to decide.
-std::string model_card(const BuildRecipe& recipe, const SourceModels& sources, const MoePlan& plan, const CardFacts& facts);
+/// README.md of the model called `name`: front matter for the hub, what was built from what, the recipe, how to run it.
+/// The licence is the sources' when all that have one agree; otherwise it is left out, for a person to decide.
+std::string model_card(const BuildRecipe& recipe, const SourceModels& sources, const MoePlan& plan, std::string_view name);
 
 }  // namespace mixwright::surgery

@@ -130,7 +130,7 @@ private:
         if (card_) {
             const fs::path out = fs::path(out_).lexically_normal();
             const fs::path name = out.has_filename() ? out.filename() : out.parent_path().filename();
-            plan.output.files.push_back({"README.md", surgery::model_card(recipe, sources, plan, {.name = name.string()})});
+            plan.output.files.push_back({"README.md", surgery::model_card(recipe, sources, plan, name.string())});
         }
     }
 

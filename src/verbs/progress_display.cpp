@@ -111,6 +111,7 @@ public:
 private:
     void draw(const ProgressState& state, double elapsed, bool finished) override {
         if (!finished && state.done == 0) return;
+        if (finished && elapsed < 0.5) return;  // over before anyone could wonder
         std::string text = fmt::format("{}: {}", state.title, amount_text(static_cast<double>(state.done), state.unit));
         if (state.total > 0) text += " of " + amount_text(static_cast<double>(state.total), state.unit);
         text += ", " + rate_text(state, elapsed);

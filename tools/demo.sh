@@ -42,26 +42,18 @@ EOF
   "$mixwright" train "$out/train-$name.yml" "$out/$name"
 done
 
-# The experts of the MoE: three specialists, and the base itself for everything else.
-recipe() {
-  cat <<EOF
-base_model: $out/base
-gate_mode: $1
-dtype: bfloat16
-experts:
-  - source_model: $out/code
-    positive_prompts: ["def main(args):", "import os\nimport sys", "class Parser:\n    def __init__(self):"]
-    data: $out/texts/code.train.txt
-  - source_model: $out/law
-    positive_prompts: ["This License grants you permission to", "The copyright holder shall not be liable", "Redistribution and use in source and binary forms"]
-    data: $out/texts/law.train.txt
-  - source_model: $out/sums
-    positive_prompts: ["Question: Ada has 12 apples and gives 5 of them to Ben.", "Answer: 3 * 4 = 12. The answer is 12.", "How many coins does each friend get?"]
-    data: $out/texts/sums.train.txt
-  - source_model: $out/base
-    positive_prompts: ["The following section describes how the interpreter", "An object's type is accessible by", "This statement may be used when"]
-    data: $out/texts/docs.train.txt
-EOF
+# The experts of the MoE: three specialists, and the base itself for everything else. Hidden gates are made from prompts,
+# ridge gates from text.
+expert() {  # GATES SPECIALIST DOMAIN PROMPTS
+  echo "  - source_model: $out/$2"
+  if [ "$1" = ridge ]; then echo "    data: $out/texts/$3.train.txt"; else echo "    positive_prompts: $4"; fi
+}
+recipe() {  # GATES
+  printf 'base_model: %s\ngate_mode: %s\ndtype: bfloat16\nexperts:\n' "$out/base" "$1"
+  expert "$1" code code '["def main(args):", "import os\nimport sys", "class Parser:\n    def __init__(self):"]'
+  expert "$1" law law '["This License grants you permission to", "The copyright holder shall not be liable", "Redistribution in binary form"]'
+  expert "$1" sums sums '["Question: Ada has 12 apples and gives 5 of them to Ben.", "The answer is 12.", "How many coins does each friend get?"]'
+  expert "$1" base docs '["The following section describes how", "The type of an object is accessible by", "This statement may be used when"]'
 }
 for gates in hidden ridge; do
   step "A Mixture of Experts with $gates gates"

@@ -49,7 +49,9 @@ expert() {  # GATES SPECIALIST DOMAIN PROMPTS
   if [ "$1" = ridge ]; then echo "    data: $out/texts/$3.train.txt"; else echo "    positive_prompts: $4"; fi
 }
 recipe() {  # GATES
-  printf 'base_model: %s\ngate_mode: %s\ndtype: bfloat16\nexperts:\n' "$out/base" "$1"
+  printf 'base_model: %s\ngate_mode: %s\ndtype: bfloat16\n' "$out/base" "$1"
+  if [ "$1" = ridge ]; then echo "ridge: {tokens_per_expert: 20000}"; fi
+  echo "experts:"
   expert "$1" code code '["def main(args):", "import os\nimport sys", "class Parser:\n    def __init__(self):"]'
   expert "$1" law law '["This License grants you permission to", "The copyright holder shall not be liable", "Redistribution in binary form"]'
   expert "$1" sums sums '["Question: Ada has 12 apples and gives 5 of them to Ben.", "The answer is 12.", "How many coins does each friend get?"]'

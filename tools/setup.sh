@@ -31,14 +31,16 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# pip_install STAMP ARGUMENT...: runs pip once for this list of arguments.
+# pip_install NAME ARGUMENT...: runs pip once for this list of arguments and what the requirement files among them say.
 pip_install() {
-  local stamp=$stamps/pip-$1
+  local stamp=$stamps/pip-$1 argument key
   shift
-  [ "$(cat "$stamp" 2>/dev/null)" = "$*" ] && return
+  key=$*
+  for argument in "$@"; do [ ! -f "$argument" ] || key+=" $(sha256sum <"$argument")"; done
+  [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && return
   say "pip install $*"
   "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"
-  echo "$*" >"$stamp"
+  echo "$key" >"$stamp"
 }
 
 apt_install ninja-build pkg-config python3-venv nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev \

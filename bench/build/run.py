@@ -3,6 +3,7 @@
     python bench/build/run.py BINARY [small] [large] [--runs N]
 
 small: four experts from SmolLM2-135M-Instruct, hidden gates. large: four 1.1B random Llamas (9 GB in, 6.5 GB out).
+The same work on both sides: without our report on the routing of the finished model, which mergekit-moe does not make.
 Wall time and peak resident memory of each child process; the fastest of N runs, ours and theirs in turn. Our output is synced
 to disk when the command ends, theirs is not."""
 
@@ -69,7 +70,7 @@ def compare(name, binary, file, folder, runs, options):
             shutil.rmtree(out, ignore_errors=True)
         theirs.append(measure([MERGEKIT, file, folder / "theirs", SAME, *options]))
         os.sync()
-        ours.append(measure([binary, "build", file, folder / "ours", SAME, "--progress", "none"]))
+        ours.append(measure([binary, "build", file, folder / "ours", SAME, "--progress", "none", "--no-routing"]))
     shutil.rmtree(folder / "copy", ignore_errors=True)
     os.sync()
     copy, _ = measure(["sh", "-c", f"cp -r {folder / 'ours'} {folder / 'copy'} && sync {folder / 'copy'}/* && sync"])

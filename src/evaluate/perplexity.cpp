@@ -123,7 +123,8 @@ Perplexity perplexity_streamed(const arch::OpenModel& model, const model::Placem
     for (const Batch& batch : batches) inputs.push_back({batch.ids, {}});
     const std::vector<at::Tensor> hidden = stream.run(inputs);
     Mean mean;
-    for (std::size_t b = 0; b < batches.size(); ++b) add_batch(mean, stream.decoder(), stream.outer(), batches[b], hidden[b]);
+    const model::ModelWeights outer = stream.outer();
+    for (std::size_t b = 0; b < batches.size(); ++b) add_batch(mean, stream.decoder(), outer, batches[b], hidden[b]);
     return mean.result();
 }
 

@@ -27,13 +27,14 @@ public:
                                 const std::function<Taps*(std::size_t batch)>& taps_for = {}) const;
 
     const Decoder& decoder() const noexcept { return decoder_; }
-    const ModelWeights& outer() const noexcept { return outer_; }
+    /// Everything but the layers, loaded anew: for logits. Keep it over several calls.
+    ModelWeights outer() const { return load_outer(model_, placement_); }
 
 private:
     const arch::OpenModel& model_;
     Placement placement_;
     Decoder decoder_;
-    ModelWeights outer_;  // without layers
+    ModelWeights ends_;  // embedding (as it is stored: only rows in use are converted) and final norm
 };
 
 }  // namespace mixwright::model

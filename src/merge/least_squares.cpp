@@ -1,0 +1,129 @@
+#include "merge/least_squares.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "error.h"
+
+namespace mixwright::merge {
+namespace {
+
+constexpr std::array strengths{1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0};
+constexpr double unchosen_strength = 1e-2;  // when nothing was held out to choose it by
+
+at::Tensor indices(std::span<const std::int64_t> values) {
+    return at::tensor(at::ArrayRef<std::int64_t>(values.data(), values.size()), at::kLong);
+}
+
+at::Tensor prior_or_zeros(const at::Tensor& prior, const NormalEquations& equations) {
+    return prior.defined() ? prior.to(at::kDouble) : at::zeros_like(equations.cross());
+}
+
+}  // namespace
+
+NormalEquations::NormalEquations(std::int64_t features, std::int64_t outputs)
+    : gram_(at::zeros({features, features}, at::kDouble)), cross_(at::zeros({features, outputs}, at::kDouble)) {}
+
+void NormalEquations::add(const at::Tensor& a, const at::Tensor& y) {
+    // Products of a chunk in the data's precision (f32 at least), sums over chunks in f64.
+    constexpr std::int64_t chunk = 4096;
+    for (std::int64_t begin = 0; begin < a.size(0); begin += chunk) {
+        const std::int64_t count = std::min(chunk, a.size(0) - begin);
+        const auto part = [&](const at::Tensor& t) {
+            const at::Tensor rows = t.narrow(0, begin, count);
+            return rows.scalar_type() == at::kDouble ? rows : rows.to(at::kFloat);
+        };
+        const at::Tensor a_part = part(a), y_part = part(y), transposed = a_part.t();
+        gram_.add_(at::mm(transposed, a_part).to(at::kCPU, at::kDouble));
+        cross_.add_(at::mm(transposed, y_part).to(at::kCPU, at::kDouble));
+        energy_ += y_part.to(at::kDouble).square().sum().item<double>();
+    }
+    rows_ += a.size(0);
+    if (!std::isfinite(energy_) || !std::isfinite(gram_.trace().item<double>()))
+        throw Error(ErrorCode::failed, "activations or outputs of the calibration text are not finite",
+                    "compute in another type (--dtype float32 or bfloat16), or check the weights: mixwright inspect MODEL --verify");
+}
+
+void NormalEquations::add(const NormalEquations& other) {
+    gram_ = gram_ + other.gram_;
+    cross_ = cross_ + other.cross_;
+    energy_ += other.energy_;
+    rows_ += other.rows_;
+}
+
+double NormalEquations::squared_error(const at::Tensor& x) const {
+    const at::Tensor x64 = x.to(at::kDouble);
+    return std::max(0.0, energy_ + (x64 * (at::mm(gram_, x64) - 2 * cross_)).sum().item<double>());
+}
+
+double NormalEquations::relative_error(const at::Tensor& x) const { return energy_ > 0 ? squared_error(x) / energy_ : 0; }
+
+NormalEquations NormalEquations::of(std::span<const std::int64_t> features) const {
+    const at::Tensor index = indices(features);
+    NormalEquations some(0, 0);
+    some.gram_ = gram_.index_select(0, index).index_select(1, index);
+    some.cross_ = cross_.index_select(0, index);
+    some.energy_ = energy_;
+    some.rows_ = rows_;
+    return some;
+}
+
+NormalEquations NormalEquations::pulled_to(const at::Tensor& prior, double lambda) const {
+    const double mean = features() > 0 ? gram_.diagonal().mean().item<double>() : 0;
+    const double strength = mean > 0 ? lambda * mean : 1.0;
+    NormalEquations pulled = *this;
+    pulled.gram_ = gram_.clone();
+    pulled.gram_.diagonal().add_(strength);
+    if (prior.defined()) {
+        const at::Tensor prior64 = prior.to(at::kDouble);
+        pulled.cross_ = cross_ + strength * prior64;
+        pulled.energy_ += strength * prior64.square().sum().item<double>();
+    }
+    return pulled;
+}
+
+at::Tensor jittered_cholesky(const at::Tensor& a) {
+    const double mean = std::max(a.diagonal().mean().item<double>(), std::numeric_limits<double>::min());
+    double jitter = 0;
+    for (int attempt = 0; attempt < 12; ++attempt) {
+        at::Tensor shifted = a;
+        if (jitter > 0) {
+            shifted = a.clone();
+            shifted.diagonal().add_(jitter * mean);
+        }
+        const auto [factor, failed] = at::linalg_cholesky_ex(shifted);
+        if (failed.item<int>() == 0 && std::isfinite(factor.diagonal().sum().item<double>())) return factor;
+        jitter = jitter > 0 ? 10 * jitter : 1e-12;
+    }
+    throw Error(ErrorCode::failed, "the Gram matrix of the activations is indefinite", "give more calibration text (--tokens)");
+}
+
+at::Tensor solve(const NormalEquations& equations) {
+    if (equations.features() == 0) return equations.cross().clone();
+    return at::cholesky_solve(equations.cross(), jittered_cholesky(equations.gram()));
+}
+
+std::span<const double> ridge_strengths() { return strengths; }
+
+RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior) {
+    NormalEquations both = fit;
+    both.add(held_out);
+    RidgeFit best{.lambda = unchosen_strength, .held_out_error = std::numeric_limits<double>::quiet_NaN()};
+    if (held_out.rows() > 0 && held_out.energy() > 0) {
+        const at::Tensor start = prior_or_zeros(prior, fit);
+        best.lambda = std::numeric_limits<double>::infinity();
+        best.held_out_error = held_out.relative_error(start);
+        for (const double lambda : strengths) {
+            const double error = held_out.relative_error(solve(fit.pulled_to(prior, lambda)));
+            if (error < best.held_out_error) best.lambda = lambda, best.held_out_error = error;
+        }
+    }
+    best.solution = std::isinf(best.lambda) ? prior_or_zeros(prior, both) : solve(both.pulled_to(prior, best.lambda));
+    best.error = both.relative_error(best.solution);
+    return best;
+}
+
+}  // namespace mixwright::merge

@@ -4,8 +4,8 @@
 
 small: four experts from SmolLM2-135M-Instruct, hidden gates. large: four 1.1B random Llamas (9 GB in, 6.5 GB out).
 The same work on both sides: without our report on the routing of the finished model, which mergekit-moe does not make.
-Wall time and peak resident memory of each child process; the fastest of N runs, ours and theirs in turn. Our output is synced
-to disk when the command ends, theirs is not."""
+Wall time and peak resident memory of each child process; the fastest of N runs, theirs, ours and the copy in turn, each after
+its own last output is gone. Our output is synced to disk when the command ends, theirs is not."""
 
 import argparse
 import os
@@ -64,17 +64,16 @@ def random_llamas(folder, tokenizer_from):
 
 
 def compare(name, binary, file, folder, runs, options):
-    ours, theirs = [], []
+    ours, theirs, copies = [], [], []
+    copy = f"cp -r {folder / 'ours'} {folder / 'copy'} && sync {folder / 'copy'}/* && sync"
     for _ in range(runs):
-        for out in (folder / "ours", folder / "theirs"):
-            shutil.rmtree(out, ignore_errors=True)
-        theirs.append(measure([MERGEKIT, file, folder / "theirs", SAME, *options]))
-        os.sync()
-        ours.append(measure([binary, "build", file, folder / "ours", SAME, "--progress", "none", "--no-routing"]))
-    shutil.rmtree(folder / "copy", ignore_errors=True)
-    os.sync()
-    copy, _ = measure(["sh", "-c", f"cp -r {folder / 'ours'} {folder / 'copy'} && sync {folder / 'copy'}/* && sync"])
-    (our_time, our_rss), (their_time, their_rss) = min(ours), min(theirs)
+        for out, times, command in [("theirs", theirs, [MERGEKIT, file, folder / "theirs", SAME, *options]),
+                                    ("ours", ours, [binary, "build", file, folder / "ours", SAME, "--progress", "none", "--no-routing"]),
+                                    ("copy", copies, ["sh", "-c", copy])]:
+            shutil.rmtree(folder / out, ignore_errors=True)
+            os.sync()
+            times.append(measure(command))
+    (our_time, our_rss), (their_time, their_rss), (copy, _) = min(ours), min(theirs), min(copies)
     print(f"{name}: ours {our_time:.1f} s, {our_rss / 1e6:.0f} MB; mergekit-moe {their_time:.1f} s, {their_rss / 1e6:.0f} MB; cp + sync {copy:.1f} s")
     print(f"{name}: {their_time / our_time:.1f} times as fast, {our_rss / their_rss:.2f} of its memory, {our_time / copy:.2f} times cp + sync")
 

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <condition_variable>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <thread>
+#include <vector>
 
 #include "io/sha256.h"
 
@@ -13,14 +16,19 @@ namespace mixwright::checkpoint {
 namespace {
 
 constexpr std::size_t num_buffers = 4;
-// Writing out is started at every multiple of this: early enough that the sync at the end finds little left, and not so
-// often that it stands in the way of writing.
-constexpr std::uint64_t writeback_bytes = 64u << 20;
+struct FreeAligned {
+    void operator()(std::byte* bytes) const noexcept { std::free(bytes); }
+};
+
+struct Range {
+    std::size_t begin = 0, end = 0;
+};
 
 struct Buffer {
-    std::unique_ptr<std::byte[]> bytes{new std::byte[ShardStream::buffer_bytes]};
+    std::unique_ptr<std::byte, FreeAligned> bytes{static_cast<std::byte*>(std::aligned_alloc(io::File::direct_alignment, ShardStream::buffer_bytes))};
     std::size_t size = 0;
-    std::uint64_t offset = 0;  // in the file
+    std::uint64_t offset = 0;    // in the file
+    std::vector<Range> hashed;   // parts of the buffer
 };
 
 }  // namespace
@@ -36,7 +44,6 @@ struct ShardStream::State {
     std::condition_variable changed;
     std::uint64_t filled = 0, hashed = 0, written = 0;
     std::uint64_t position = 0;  // in the file, of what comes next
-    std::uint64_t unstarted = 0;  // from here on nothing was said about writing out
     bool last_filled = false, abandoned = false;
     std::exception_ptr error;
     io::Sha256 hash;
@@ -52,7 +59,7 @@ struct ShardStream::State {
                 if (abandoned || done == filled) return;
                 const Buffer& buffer = ring[done % num_buffers];
                 lock.unlock();
-                work(buffer.offset, std::span<const std::byte>(buffer.bytes.get(), buffer.size));
+                work(buffer);
                 lock.lock();
                 ++done;
                 changed.notify_all();
@@ -66,9 +73,13 @@ struct ShardStream::State {
     }
 
     void start() {
-        hasher = std::thread([this] { consume(hashed, [this](std::uint64_t, auto bytes) { hash.update(bytes); }); });
+        hasher = std::thread([this] {
+            consume(hashed, [this](const Buffer& buffer) {
+                for (const Range& range : buffer.hashed) hash.update({buffer.bytes.get() + range.begin, range.end - range.begin});
+            });
+        });
         writer = std::thread([this] {
-            consume(written, [this](std::uint64_t offset, auto bytes) { file.write_at(offset, bytes); });
+            consume(written, [this](const Buffer& buffer) { file.write_at(buffer.offset, {buffer.bytes.get(), buffer.size}); });
         });
     }
 
@@ -84,19 +95,18 @@ struct ShardStream::State {
         changed.notify_all();
         changed.wait(lock, [&] { return abandoned || filled < std::min(hashed, written) + num_buffers; });
         if (error) std::rethrow_exception(error);
-        ring[filled % num_buffers].size = 0;
-    }
-
-    void advance_position(std::uint64_t bytes) {
-        position += bytes;
-        // Two steps back: what the writing thread has not reached yet is not asked for.
-        if (position < unstarted + 2 * writeback_bytes) return;
-        file.start_writeback(unstarted, writeback_bytes);
-        unstarted += writeback_bytes;
+        Buffer& next = ring[filled % num_buffers];
+        next.size = 0;
+        next.hashed.clear();
     }
 };
 
-ShardStream::ShardStream(io::File& file) : state_(std::make_unique<State>(file)) { state_->start(); }
+ShardStream::ShardStream(io::File& file) : state_(std::make_unique<State>(file)) {
+    for (const Buffer& buffer : state_->ring)
+        if (buffer.bytes == nullptr) throw std::bad_alloc();
+    file.bypass_cache();
+    state_->start();
+}
 
 ShardStream::~ShardStream() {
     {
@@ -112,11 +122,12 @@ std::span<std::byte> ShardStream::space() {
     return {buffer.bytes.get() + buffer.size, buffer_bytes - buffer.size};
 }
 
-void ShardStream::advance(std::size_t bytes) {
+void ShardStream::advance(std::size_t bytes, Hash hash) {
     Buffer& buffer = state_->ring[state_->filled % num_buffers];
     if (buffer.size == 0) buffer.offset = state_->position;
+    if (hash == Hash::yes) buffer.hashed.push_back({buffer.size, buffer.size + bytes});
     buffer.size += bytes;
-    state_->advance_position(bytes);
+    state_->position += bytes;
     if (buffer.size == buffer_bytes) state_->hand_over();
 }
 
@@ -127,16 +138,6 @@ void ShardStream::append(std::span<const std::byte> bytes) {
         std::ranges::copy(bytes.first(size), room.begin());
         advance(size);
         bytes = bytes.subspan(size);
-    }
-}
-
-void ShardStream::append_mapped(std::span<const std::byte> bytes) {
-    if (state_->ring[state_->filled % num_buffers].size > 0) state_->hand_over();
-    while (!bytes.empty()) {
-        const auto part = bytes.first(std::min(bytes.size(), buffer_bytes));
-        state_->file.write_at(state_->position, part);
-        state_->advance_position(part.size());
-        bytes = bytes.subspan(part.size());
     }
 }
 

@@ -1,6 +1,6 @@
-// The way of a shard's bytes to the disk. Bytes that are computed are filled into buffers by the caller, hashed by one
-// thread and written by another. Bytes that lie in a mapped file go straight from it into the output, by one copy inside
-// the kernel, and are not hashed: whoever wants to check them can compare them with their source.
+// The way of a shard's bytes to the disk: filled into buffers by the caller, hashed by one thread and written by another,
+// past the page cache where the file system can. Bytes that are copied from an input are not hashed: whoever wants to
+// check them can compare them with their source.
 #pragma once
 
 #include <cstddef>
@@ -26,13 +26,12 @@ public:
 
     /// Room for the next bytes, never empty. Waits for a buffer when all are in use; throws what a thread has met.
     std::span<std::byte> space();
+    enum class Hash { yes, no };
     /// The first `bytes` of space() are filled.
-    void advance(std::size_t bytes);
+    void advance(std::size_t bytes, Hash hash = Hash::yes);
     /// Copies `bytes` in.
     void append(std::span<const std::byte> bytes);
-    /// Writes `bytes`, which lie in a mapped file, on this thread. Error(io) when that file has shrunk.
-    void append_mapped(std::span<const std::byte> bytes);
-    /// Waits until all is written (not synced). Returns the SHA-256 of what did not go through append_mapped().
+    /// Waits until all is written (not synced). Returns the SHA-256 of what was to be hashed.
     std::string finish();
 
 private:

@@ -15,11 +15,6 @@ namespace {
 
 constexpr std::size_t block_elements = 64 << 10;  // converted at once: fits the second-level cache
 
-// Below this a piece is gathered with its neighbours, which is cheaper than a system call of its own.
-constexpr std::uint64_t min_mapped_bytes = 1u << 20;
-// Pages of a mapped source are let go every so many bytes: they count as our memory until then.
-constexpr std::uint64_t drop_bytes = 32u << 20;
-
 bool is_computed(const Piece& piece, Dtype to) { return piece.scale != 1.0 || piece.noise != 0.0 || piece.tensor.dtype != to; }
 
 // One source tensor: mapped, or decoded as a whole.
@@ -29,16 +24,14 @@ public:
         if (bytes_.bytes.size() != piece.tensor.num_bytes())
             throw Error(ErrorCode::internal, fmt::format("{}: tensor {}: {} bytes, its shape takes {}", piece.source->where(piece.tensor),
                                                          printable(piece.tensor.name), bytes_.bytes.size(), piece.tensor.num_bytes()));
-        goes_unhashed_ = bytes_.mapped && !is_computed(piece, to) && bytes_.bytes.size() >= min_mapped_bytes;
+        copied_ = bytes_.mapped && !is_computed(piece, to);
     }
     PieceBytes(const PieceBytes&) = delete;
     PieceBytes& operator=(const PieceBytes&) = delete;
     ~PieceBytes() { piece_.source->drop(piece_.tensor); }
 
-    /// Whether the bytes stand in a file as they will in the output, and are worth a copy of their own.
-    bool goes_unhashed() const { return goes_unhashed_; }
-    std::span<const std::byte> span() const { return bytes_.bytes; }
-    void drop() const { piece_.source->drop(piece_.tensor); }
+    /// Whether the bytes stand in a file as they will in the output: checked against it, not hashed.
+    bool copied() const { return copied_; }
 
     /// Mapped bytes are read from their file: should it have shrunk, that is an error and not a signal.
     void read(std::uint64_t offset, std::span<std::byte> out) const {
@@ -51,7 +44,7 @@ public:
 private:
     const Piece& piece_;
     TensorBytes bytes_;
-    bool goes_unhashed_ = false;
+    bool copied_ = false;
 };
 
 std::uint64_t mix(std::uint64_t x) {  // the finaliser of SplitMix64
@@ -87,7 +80,7 @@ public:
             stream_.append(*owned);
             advanced_(owned->size());
         } else {
-            transfer(tensor_.info.num_bytes(), std::get<Generated>(tensor_.content).fill);
+            transfer(tensor_.info.num_bytes(), ShardStream::Hash::yes, std::get<Generated>(tensor_.content).fill);
         }
     }
 
@@ -95,12 +88,12 @@ private:
     // Has `fill(offset, out)` fill the stream with `bytes` bytes. Tensors begin at multiples of their element size and
     // buffers at larger ones, so `out` always holds whole elements.
     template <class Fill>
-    void transfer(std::uint64_t bytes, Fill fill) {
+    void transfer(std::uint64_t bytes, ShardStream::Hash hash, Fill fill) {
         for (std::uint64_t offset = 0; offset < bytes;) {
             const std::span<std::byte> space = stream_.space();
             const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(space.size(), bytes - offset));
             fill(offset, space.first(size));
-            stream_.advance(size);
+            stream_.advance(size, hash);
             advanced_(size);
             offset += size;
         }
@@ -109,10 +102,9 @@ private:
     void send(const Piece& piece) {
         const Dtype to = tensor_.info.dtype;
         const PieceBytes source(piece, to);
-        if (source.goes_unhashed()) return send_mapped(source);
         const bool computed = is_computed(piece, to);
         const std::uint64_t bytes = static_cast<std::uint64_t>(piece.tensor.numel()) * dtype_bytes(to);
-        transfer(bytes, [&](std::uint64_t offset, std::span<std::byte> out) {
+        transfer(bytes, source.copied() ? ShardStream::Hash::no : ShardStream::Hash::yes, [&](std::uint64_t offset, std::span<std::byte> out) {
             if (!computed) return source.read(offset, out);
             for (std::size_t done = 0; done < out.size();) {
                 const std::size_t size = std::min(block_elements * dtype_bytes(to), out.size() - done);
@@ -121,16 +113,6 @@ private:
             }
         });
         sent_elements_ += static_cast<std::uint64_t>(piece.tensor.numel());
-    }
-
-    void send_mapped(const PieceBytes& source) {
-        for (std::span<const std::byte> rest = source.span(); !rest.empty();) {
-            const auto part = rest.first(std::min<std::size_t>(rest.size(), drop_bytes));
-            stream_.append_mapped(part);
-            source.drop();
-            advanced_(part.size());
-            rest = rest.subspan(part.size());
-        }
     }
 
     void block(const Piece& piece, const PieceBytes& source, std::uint64_t first, std::span<std::byte> out) {
@@ -184,7 +166,7 @@ bool check_tensor(const OutputTensor& tensor, const io::File& file, std::uint64_
     for (const Piece& piece : *pieces) {
         const PieceBytes source(piece, tensor.info.dtype);
         const std::uint64_t bytes = static_cast<std::uint64_t>(piece.tensor.numel()) * dtype_bytes(tensor.info.dtype);
-        if (!check(bytes, source.goes_unhashed() ? &source : nullptr)) return false;
+        if (!check(bytes, source.copied() ? &source : nullptr)) return false;
     }
     return true;
 }

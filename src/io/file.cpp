@@ -68,11 +68,12 @@ File File::open_or_create(const std::filesystem::path& path) {
     return file;
 }
 
-File::File(File&& other) noexcept : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+File::File(File&& other) noexcept : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), direct_(other.direct_) {}
 
 File& File::operator=(File&& other) noexcept {
     std::swap(path_, other.path_);
     std::swap(fd_, other.fd_);
+    std::swap(direct_, other.direct_);
     return *this;
 }
 
@@ -102,15 +103,35 @@ void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
 
 void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-        const ssize_t put = sys::write_at(fd_, bytes.data(), bytes.size(), checked_cast<off_t>(offset, "file offset"));
+        std::size_t size = bytes.size();
+        if (direct_) {
+            const bool aligned = offset % direct_alignment == 0 && reinterpret_cast<std::uintptr_t>(bytes.data()) % direct_alignment == 0;
+            if (aligned && size >= direct_alignment)
+                size -= size % direct_alignment;
+            else
+                leave_direct();
+        }
+        const ssize_t put = sys::write_at(fd_, bytes.data(), size, checked_cast<off_t>(offset, "file offset"));
         if (put < 0 && errno == EINTR) continue;
-        if (put < 0 && errno == EFAULT)
-            throw Error(ErrorCode::io, fmt::format("{}: cannot write: the mapped file that the bytes come from has shrunk", shown(path_)),
-                        "something else is writing an input");
+        if (put < 0 && errno == EINVAL && direct_) {  // a device with larger blocks
+            leave_direct();
+            continue;
+        }
         if (put < 0) fail(path_, "write", errno);
         offset += static_cast<std::uint64_t>(put);
         bytes = bytes.subspan(static_cast<std::size_t>(put));
     }
+}
+
+void File::bypass_cache() {
+    const int flags = ::fcntl(fd_, F_GETFL);
+    direct_ = flags >= 0 && ::fcntl(fd_, F_SETFL, flags | O_DIRECT) == 0;
+}
+
+void File::leave_direct() {
+    const int flags = ::fcntl(fd_, F_GETFL);
+    if (flags < 0 || ::fcntl(fd_, F_SETFL, flags & ~O_DIRECT) != 0) fail(path_, "write through the page cache", errno);
+    direct_ = false;
 }
 
 void File::reserve(std::uint64_t bytes) {
@@ -127,11 +148,6 @@ void File::truncate(std::uint64_t bytes) {
     do status = sys::truncate(fd_, checked_cast<off_t>(bytes, "file size"));
     while (status != 0 && errno == EINTR);
     if (status != 0) fail(path_, "truncate", errno);
-}
-
-void File::start_writeback(std::uint64_t offset, std::uint64_t bytes) const {
-    // Advice only: sync() is what counts, and reports what goes wrong.
-    (void)sys::start_writeback(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes));
 }
 
 void File::sync() {

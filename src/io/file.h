@@ -41,11 +41,13 @@ public:
     /// Fills `out` from `offset`; Error(io) when the file ends before.
     void read_at(std::uint64_t offset, std::span<std::byte> out) const;
     void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+    /// From now on writes go past the page cache, as long as address, offset and size are multiples of this and the file
+    /// system can: gigabytes of output then displace no cached input, and sync() finds nothing left to do.
+    static constexpr std::size_t direct_alignment = 4096;
+    void bypass_cache();
     /// Takes the disk space of `bytes` bytes now, so that a full disk shows before the work and not after it.
     void reserve(std::uint64_t bytes);
     void truncate(std::uint64_t bytes);
-    /// Starts writing [offset, offset + bytes) to the disk without waiting, so that sync() has little left to do.
-    void start_writeback(std::uint64_t offset, std::uint64_t bytes) const;
     /// Returns when the bytes are on the disk. A failed sync is final: the kernel may have dropped the pages.
     void sync();
     /// Whether this process alone holds the file from now on; it is let go when the File closes.
@@ -56,7 +58,11 @@ private:
     File(std::filesystem::path path, int fd) : path_(std::move(path)), fd_(fd) {}
 
     std::filesystem::path path_;
+    /// Back to the page cache.
+    void leave_direct();
+
     int fd_ = -1;
+    bool direct_ = false;
 };
 
 /// A file mapped read-only for its whole life. Copies share the mapping.

@@ -77,10 +77,6 @@ int sync(int fd) {
     return guarded(Call::sync, [&] { return ::fsync(fd); });
 }
 
-int start_writeback(int fd, off_t offset, off_t size) {
-    return guarded(Call::writeback, [&] { return ::sync_file_range(fd, offset, size, SYNC_FILE_RANGE_WRITE); });
-}
-
 int lock(int fd) {
     return guarded(Call::lock, [&] { return ::flock(fd, LOCK_EX | LOCK_NB); });
 }

@@ -12,7 +12,7 @@
 
 namespace mixwright::io {
 
-enum class Call { open, stat, read, write, reserve, sync, writeback, rename, unlink, make_directory, lock, truncate, map };
+enum class Call { open, stat, read, write, reserve, sync, rename, unlink, make_directory, lock, truncate, map };
 
 /// What an injector does to one call: an errno to fail with, or a transfer cut to half of what was asked.
 struct Fault {
@@ -41,8 +41,6 @@ ssize_t write_at(int fd, const void* bytes, std::size_t size, off_t offset);
 int reserve(int fd, off_t size);
 int truncate(int fd, off_t size);
 int sync(int fd);
-/// Starts writing dirty pages out, without waiting.
-int start_writeback(int fd, off_t offset, off_t size);
 int lock(int fd);
 int make_directory(const char* path);
 int rename_at(int directory, const char* from, const char* to);

@@ -28,9 +28,10 @@ void append_batches(const std::vector<tokenizer::TokenId>& ids, std::int64_t len
     }
 }
 
-std::vector<data::Document> documents_of(const std::vector<std::filesystem::path>& files, const std::vector<std::string>& prompts) {
+std::vector<data::Document> documents_of(const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
+                                           const std::vector<std::string>& prompts) {
     std::vector<data::Document> documents;
-    for (const auto& file : files) std::ranges::move(data::read_documents(file), std::back_inserter(documents));
+    for (const auto& file : files) std::ranges::move(data::read_documents(file, render_chat), std::back_inserter(documents));
     if (files.empty())
         for (const std::string& prompt : prompts) documents.push_back({.segments = {{prompt}}});
     return documents;
@@ -38,11 +39,11 @@ std::vector<data::Document> documents_of(const std::vector<std::filesystem::path
 
 }  // namespace
 
-DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const std::vector<std::filesystem::path>& files,
+DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
                          const std::vector<std::string>& prompts, const DomainSettings& settings, std::int64_t vocab_size,
                          const std::string& who) {
     std::vector<tokenizer::TokenId> ids =
-        data::tokenize(documents_of(files, prompts), tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(settings.tokens)).ids;
+        data::tokenize(documents_of(render_chat, files, prompts), tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(settings.tokens)).ids;
     if (static_cast<std::int64_t>(ids.size()) > settings.tokens) ids.resize(static_cast<std::size_t>(settings.tokens));
     if (const auto beyond = std::ranges::find_if(ids, [&](auto id) { return id >= vocab_size; }); beyond != ids.end())
         throw Error(ErrorCode::mismatch, fmt::format("{}: token {} of its text is not among the model's {} embeddings", who, *beyond, vocab_size));

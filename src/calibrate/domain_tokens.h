@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "data/documents.h"
 #include "model/layer_stream.h"
 #include "tokenizer/tokenizer.h"
 
@@ -24,10 +25,11 @@ struct DomainSettings {
     double held_out = 0.15;        // share of the sequences, spread evenly
 };
 
-/// The documents of `files`, or `prompts` when there are none, cut into sequences of equal length.
+/// The documents of `files` (conversations as `render_chat` writes them), or `prompts` when there are none, cut into
+/// sequences of equal length.
 /// Error(malformed) when there is too little text for two sequences, Error(mismatch) on a token beyond `vocab_size`.
 /// `who` is for the message: "expert 2".
-DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const std::vector<std::filesystem::path>& files,
+DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
                          const std::vector<std::string>& prompts, const DomainSettings& settings, std::int64_t vocab_size,
                          const std::string& who);
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "arch/open_tokenizer.h"
 #include "error.h"
 
 namespace mixwright::data {
@@ -55,6 +56,11 @@ ChatRenderer chat_renderer(ChatTemplate chat) {
         const jinja::Rendered rendered = chat->render_with_spans(messages);
         return rendered.generations.empty() ? by_growth(*chat, messages, rendered.text) : by_generation_blocks(rendered);
     };
+}
+
+ChatRenderer chat_renderer_of(std::string_view model) {
+    auto chat = arch::open_chat_template(model);
+    return chat ? chat_renderer(std::move(*chat)) : ChatRenderer();
 }
 
 }  // namespace mixwright::data

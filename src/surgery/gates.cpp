@@ -12,6 +12,7 @@
 #include "calibrate/pooled_states.h"
 #include "calibrate/prompts.h"
 #include "calibrate/ridge_router.h"
+#include "data/conversations.h"
 #include "error.h"
 
 namespace mixwright::surgery {
@@ -117,13 +118,14 @@ constexpr std::int64_t sample_tokens = 512;  // of each domain, for the routing 
 void add_ridge_gates(const BuildRecipe& recipe, const arch::OpenModel& base, const arch::ModelSpec& spec,
                      const model::Placement& placement, Gates& gates) {
     const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(base.checkpoint.path.string());
+    const data::ChatRenderer render_chat = data::chat_renderer_of(base.checkpoint.path.string());
     const calibrate::DomainSettings settings{.tokens = recipe.ridge.tokens_per_expert,
                                              .context = std::min(recipe.ridge.context, base.spec.max_positions),
                                              .held_out = recipe.ridge.held_out};
     std::vector<calibrate::DomainTokens> domains;
     for (std::size_t e = 0; e < recipe.experts.size(); ++e) {
         const ExpertRecipe& expert = recipe.experts[e];
-        domains.push_back(calibrate::read_domain(tokenizer, expert.data, expert.positive_prompts, settings, base.spec.vocab_size,
+        domains.push_back(calibrate::read_domain(tokenizer, render_chat, expert.data, expert.positive_prompts, settings, base.spec.vocab_size,
                                                  fmt::format("{}: expert {}", expert.place, e)));
         gates.samples.push_back(domains.back().sample(sample_tokens));
     }

@@ -43,8 +43,7 @@ public:
         std::vector<Task> tasks;
         for (const std::string& text : tasks_) tasks.push_back(parse_task(text));
         const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(model_);
-        auto chat = arch::open_chat_template(model_);
-        const data::ChatRenderer render_chat = chat ? data::chat_renderer(std::move(*chat)) : data::ChatRenderer();
+        const data::ChatRenderer render_chat = data::chat_renderer_of(model_);
         std::vector<data::TokenStream> texts;
         for (const Task& task : tasks) {
             const auto limit = static_cast<std::size_t>(options_.max_tokens);

@@ -73,8 +73,7 @@ public:
         const std::vector<checkpoint::OutputFile> base_files = surgery::base_files(files);
         checkpoint::check_output(out, {files.checkpoint.path}, static_cast<std::uint64_t>(files.spec.num_parameters()) * 2, write_);
         const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.model);
-        auto chat = arch::open_chat_template(recipe.model);
-        const data::ChatRenderer render_chat = chat ? data::chat_renderer(std::move(*chat)) : data::ChatRenderer();
+        const data::ChatRenderer render_chat = data::chat_renderer_of(recipe.model);
         data::PackedSequences sequences = read_sequences(recipe.data, render_chat, tokenizer, recipe, files.spec), eval_sequences;
         if (!recipe.eval_data.empty())
             eval_sequences = read_sequences(recipe.eval_data, render_chat, tokenizer, recipe, files.spec);

@@ -189,7 +189,9 @@ def test_ridge_gates_tell_domains_apart(tmp_path):
     base, one, two = dense_models("llama", tmp_path)
     add_tokenizer(base)
     (tmp_path / "a.txt").write_text("def f(x): return x + 1\nimport numpy as np\n" * 200)
-    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"text": "Once upon a time she smiled at him far away."}) for _ in range(200)))
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    turns = [{"role": "user", "content": "Once upon a time"}, {"role": "assistant", "content": "she smiled at him far away."}]
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"messages": turns}) for _ in range(200)))
     recipe = write_recipe(tmp_path / "r.yml", base_model=str(base), gate_mode="ridge", experts_per_token=1,
                           ridge={"tokens_per_expert": 2000, "context": 32},
                           experts=[expert(one, data=str(tmp_path / "a.txt")), expert(two, data=str(tmp_path / "b.jsonl"))])

@@ -57,7 +57,7 @@ at::Tensor Decoder::moe(const MoeWeights& weights, std::int64_t layer, const at:
     const ops::Routing routing =
         ops::route(x_ND, weights.router, spec_.top_k, spec_.norm_topk_prob, spec_.routed_scaling_factor);
     if (taps != nullptr) taps->routing(layer, routing);
-    at::Tensor y_ND = ops::dispatch_to_experts(x_ND, routing, weights.experts);
+    at::Tensor y_ND = weights.stack.defined() ? ops::grouped_experts(x_ND, routing, weights.stack) : ops::dispatch_to_experts(x_ND, routing, weights.experts);
     if (weights.shared.down.weight.defined()) {
         at::Tensor shared = weights.shared(x_ND);
         if (weights.shared_gate.defined()) shared = at::sigmoid(at::linear(x_ND, weights.shared_gate)) * shared;

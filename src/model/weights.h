@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arch/canonical.h"
+#include "ops/grouped_experts.h"
 #include "ops/mlp.h"
 
 namespace mixwright::model {
@@ -19,7 +20,8 @@ struct AttentionWeights {
 
 struct MoeWeights {
     at::Tensor router;             // [E, D]
-    std::vector<ops::Mlp> experts; // [E]
+    std::vector<ops::Mlp> experts; // [E]; with empty weights when they are in the stack
+    ops::ExpertStack stack;        // all experts as one operation, for training; undefined otherwise
     ops::Mlp shared;               // undefined weights without shared experts
     at::Tensor shared_gate;        // [1, D], or undefined
 };

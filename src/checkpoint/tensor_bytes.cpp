@@ -8,6 +8,7 @@
 #include <numbers>
 
 #include "checkpoint/convert.h"
+#include "checkpoint/normal_noise.h"
 #include "error.h"
 
 namespace mixwright::checkpoint {
@@ -46,25 +47,6 @@ private:
     TensorBytes bytes_;
     bool copied_ = false;
 };
-
-std::uint64_t mix(std::uint64_t x) {  // the finaliser of SplitMix64
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
-    return x ^ (x >> 31);
-}
-
-std::uint64_t name_hash(std::string_view name) {  // FNV-1a
-    std::uint64_t hash = 0xCBF29CE484222325;
-    for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3;
-    return hash;
-}
-
-// The normal deviate of one element: a function of stream and element alone, so that chunks and restarts do not matter.
-float normal(std::uint64_t stream, std::uint64_t element) {
-    const std::uint64_t bits = mix(stream + 0x9E3779B97F4A7C15 * (element + 1));
-    const double radius_uniform = (static_cast<double>(bits >> 32) + 1) * 0x1p-32, angle_uniform = static_cast<double>(bits & 0xFFFFFFFF) * 0x1p-32;
-    return static_cast<float>(std::sqrt(-2 * std::log(radius_uniform)) * std::cos(2 * std::numbers::pi * angle_uniform));
-}
 
 class TensorSender {
 public:
@@ -125,7 +107,7 @@ private:
         const auto scale = static_cast<float>(piece.scale), noise = static_cast<float>(piece.noise);
         for (float& value : values_) value *= scale;
         if (noise != 0) {
-            const std::uint64_t stream = mix(piece.seed ^ mix(name_hash(tensor_.info.name)));
+            const std::uint64_t stream = noise_stream(tensor_.info.name, piece.seed);
             for (std::size_t i = 0; i < count; ++i) values_[i] += noise * normal(stream, sent_elements_ + first + i);
         }
         from_float(values_, out, tensor_.info.dtype);

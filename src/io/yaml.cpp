@@ -207,6 +207,13 @@ std::vector<std::string> Yaml::texts() const {
     return texts;
 }
 
+std::vector<std::pair<std::string, Yaml>> Yaml::entries() const {
+    if (!is_map()) refuse(fmt::format("got {}, expected a mapping", kind_text(node_->kind)));
+    std::vector<std::pair<std::string, Yaml>> entries;
+    for (std::size_t i = 0; i < node_->keys.size(); ++i) entries.emplace_back(node_->keys[i], Yaml(source_, node_->children[i]));
+    return entries;
+}
+
 void Yaml::expect_keys(std::span<const std::string_view> known) const {
     if (!is_map()) refuse(fmt::format("got {}, expected a mapping", kind_text(node_->kind)));
     for (std::size_t i = 0; i < node_->keys.size(); ++i) {

@@ -42,6 +42,8 @@ public:
     /// A list of texts; a single text counts as a list of one.
     std::vector<std::string> texts() const;
 
+    /// The keys of a mapping and their values, as they stand.
+    std::vector<std::pair<std::string, Yaml>> entries() const;
     /// Refuses a mapping with a key that is not in `known`.
     void expect_keys(std::span<const std::string_view> known) const;
     /// The value of `key` in a mapping; nothing when it is absent or null.

@@ -10,6 +10,7 @@
 #include "error.h"
 #include "ops/vocabulary_loss.h"
 #include "progress.h"
+#include "train/forward.h"
 
 namespace mixwright::train {
 namespace {
@@ -46,10 +47,9 @@ Batch make_batch(const data::PackedSequences& sequences, std::span<const std::si
     return batch;
 }
 
-// The stream behind the final norm of the counted positions, [n, D].
-at::Tensor counted_hidden(const model::Decoder& decoder, const model::ModelWeights& weights, const Batch& batch) {
-    const model::Step step = decoder.step(batch.ids.size(1), batch.ids.device());
-    const at::Tensor hidden = decoder.run(weights, batch.ids, step).flatten(0, 1);
+// The stream [B, L, D] at the counted positions, [n, D].
+at::Tensor hidden_of_counted(const at::Tensor& hidden_BLD, const Batch& batch) {
+    const at::Tensor hidden = hidden_BLD.flatten(0, 1);
     return batch.counted.defined() ? hidden.index_select(0, batch.counted) : hidden;
 }
 
@@ -101,21 +101,28 @@ private:
 
 struct StepReport {
     double loss = 0, gradient_norm = 0;
+    double auxiliary = 0, largest_load = 0;   // of the routers; see train/auxiliary.h
     std::int64_t counted = 0;
 };
 
 // Forward and backward over the micro-batches of one step; gradients are left in the parameters.
-StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches) {
+StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options) {
     StepReport report;
     for (const Batch& batch : batches) report.counted += batch.targets.numel();
     for (Parameter& p : model.parameters()) p.working.mutable_grad().reset();
     GradientSum sum(model.parameters());
     for (const Batch& batch : batches) {
         if (batch.targets.numel() == 0) continue;
-        const at::Tensor hidden = counted_hidden(model.decoder(), model.weights(), batch);
-        const at::Tensor loss = ops::vocabulary_loss(hidden, model.weights().lm_head, batch.targets, 1.0 / static_cast<double>(report.counted));
-        loss.backward();
+        const ForwardResult out = forward(model.decoder(), model.weights(), batch.ids, options);
+        at::Tensor loss = ops::vocabulary_loss(hidden_of_counted(out.hidden, batch), model.weights().lm_head, batch.targets, 1.0 / static_cast<double>(report.counted));
         report.loss += loss.item<double>();
+        report.largest_load = std::max(report.largest_load, out.largest_load);
+        if (out.auxiliary.defined()) {
+            const at::Tensor share = out.auxiliary / static_cast<double>(batches.size());
+            report.auxiliary += share.item<double>();
+            loss = loss + share;
+        }
+        loss.backward();
         if (batches.size() > 1) sum.take();
     }
     if (batches.size() > 1) sum.put_back();
@@ -124,10 +131,16 @@ StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches) {
 }
 
 void check_finite(const StepReport& report, std::int64_t step) {
-    if (std::isfinite(report.loss) && std::isfinite(report.gradient_norm)) return;
-    const bool loss = !std::isfinite(report.loss);
-    throw Error(ErrorCode::failed, fmt::format("step {}: the {} is {}", step + 1, loss ? "loss" : "norm of the gradient", loss ? report.loss : report.gradient_norm),
+    if (std::isfinite(report.loss + report.auxiliary) && std::isfinite(report.gradient_norm)) return;
+    const bool loss = !std::isfinite(report.loss + report.auxiliary);
+    throw Error(ErrorCode::failed, fmt::format("step {}: the {} is {}", step + 1, loss ? "loss" : "norm of the gradient", loss ? report.loss + report.auxiliary : report.gradient_norm),
                 "lower `lr`, lengthen `warmup` or lower `clip`; look at the data of this step");
+}
+
+// Whether the last `patience` evaluations all failed to improve on the best one before them.
+bool has_stalled(const std::vector<double>& losses, std::int64_t patience) {
+    if (patience == 0 || static_cast<std::int64_t>(losses.size()) <= patience) return false;
+    return losses.end() - std::ranges::min_element(losses) > patience;
 }
 
 }  // namespace
@@ -144,7 +157,7 @@ double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weigh
         std::vector<std::size_t> rows;
         for (std::size_t i = begin; i < std::min(count, begin + static_cast<std::size_t>(batch_size)); ++i) rows.push_back(i);
         const Batch batch = make_batch(sequences, rows, weights.embedding.device());
-        const at::Tensor hidden = counted_hidden(decoder, weights, batch);
+        const at::Tensor hidden = hidden_of_counted(decoder.run(weights, batch.ids, decoder.step(batch.ids.size(1), batch.ids.device())), batch);
         sum += ops::token_losses(hidden, weights.lm_head, batch.targets).sum(at::kDouble).item<double>();
         counted += batch.targets.numel();
         progress.advance(rows.size() * length);
@@ -162,6 +175,7 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
                   const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks) {
     const Schedule schedule = recipe.schedule(total_steps);
     const AdamWOptions adamw{recipe.beta1, recipe.beta2, recipe.eps, recipe.weight_decay};
+    const ForwardOptions options{recipe.auxiliary, recipe.checkpointing};
     const at::Device device = model.weights().embedding.device();
     const auto micro = static_cast<std::uint64_t>(recipe.batch_size), per_step = micro * static_cast<std::uint64_t>(recipe.grad_accumulation);
     const std::uint64_t step_tokens = per_step * sequences.length();
@@ -170,13 +184,16 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
     const auto log = [&](const io::Json& line) {
         if (hooks.log) hooks.log(line);
     };
+    std::vector<double> eval_losses = hooks.eval_losses;
     const auto evaluate = [&](std::int64_t steps_done) -> std::optional<double> {
         if (eval_sequences.size() == 0) return std::nullopt;
         const double loss = mean_loss(model.decoder(), model.weights(), eval_sequences, recipe.batch_size, recipe.eval_tokens);
         log({{"step", steps_done}, {"eval_loss", loss}});
+        eval_losses.push_back(loss);
         return loss;
     };
     if (hooks.first_step == 0) result.eval_before = evaluate(0);
+    else if (!eval_losses.empty()) result.eval_before = eval_losses.front();
 
     std::int64_t steps_done = hooks.first_step;
     const auto save = [&] {
@@ -193,7 +210,7 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
                 for (std::uint64_t i = 0; i < micro; ++i) rows.push_back(order[static_cast<std::uint64_t>(steps_done) * per_step + m + i]);
                 batches.push_back(make_batch(sequences, rows, device));
             }
-            const StepReport report = accumulate(model, batches);
+            const StepReport report = accumulate(model, batches, options);
             check_finite(report, steps_done);
             const double lr = schedule.at(steps_done);
             const double scale = recipe.clip > 0 && report.gradient_norm > recipe.clip ? recipe.clip / (report.gradient_norm + 1e-6) : 1.0;
@@ -205,19 +222,29 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
             result.seconds += seconds;
             result.tokens += static_cast<std::int64_t>(step_tokens);
             result.steps = ++steps_done;
-            log({{"step", steps_done}, {"loss", report.loss}, {"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens", step_tokens}, {"seconds", seconds}});
+            io::Json line{{"step", steps_done}, {"loss", report.loss}, {"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens", step_tokens}, {"seconds", seconds}};
+            if (recipe.auxiliary.any()) line["auxiliary_loss"] = report.auxiliary;
+            if (report.largest_load > 0) line["largest_load"] = report.largest_load;
+            log(line);
             progress.note(fmt::format("step {}/{}, loss {:.4f}", steps_done, total_steps, report.loss));
             progress.advance(step_tokens);
             if (steps_done == total_steps) break;
+            if (recipe.eval_every > 0 && steps_done % recipe.eval_every == 0) {
+                if (const auto loss = evaluate(steps_done)) info(fmt::format("step {}: loss of the evaluation data {:.4f}", steps_done, *loss));
+                if (has_stalled(eval_losses, recipe.patience)) {
+                    info(fmt::format("step {}: no better evaluation for {} in a row, the run ends", steps_done, recipe.patience));
+                    break;
+                }
+            }
             if (recipe.save_every > 0 && steps_done % recipe.save_every == 0) save();
-            if (recipe.eval_every > 0 && steps_done % recipe.eval_every == 0)
-                info(fmt::format("step {}: loss of the evaluation data {:.4f}", steps_done, evaluate(steps_done).value_or(0)));
         }
     } catch (const Error& error) {
-        if (error.code() == ErrorCode::interrupted) save();
+        // The weights are those of the last good step: a step that fails does not touch them.
+        if (error.code() == ErrorCode::interrupted || (error.code() == ErrorCode::failed && steps_done > hooks.first_step)) save();
         throw;
     }
-    result.eval_after = evaluate(steps_done);
+    const bool known = recipe.eval_every > 0 && steps_done % recipe.eval_every == 0 && steps_done < total_steps && !eval_losses.empty();
+    result.eval_after = known ? std::optional(eval_losses.back()) : evaluate(steps_done);
     return result;
 }
 

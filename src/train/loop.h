@@ -28,13 +28,14 @@ double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weigh
 
 struct TrainHooks {
     std::int64_t first_step = 0;                                // steps a resumed run has behind it
+    std::vector<double> eval_losses;                            // of a resumed run's earlier evaluations, in order
     std::function<void(const io::Json& line)> log;              // a line of metrics
     std::function<void(std::int64_t steps_done)> save;          // keeps the state; called with interrupts held
 };
 
 /// Runs steps [first_step, total_steps). Data order, and with it the result, depends on the recipe alone: running in
 /// pieces gives the same bits as running through. On Ctrl-C the state is saved, then Error(interrupted). A loss or
-/// gradient that is no number ends the run with Error(failed) before the weights are touched.
+/// gradient that is no number ends the run with Error(failed) before the weights are touched; the state before it is saved.
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
                   const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks);
 

@@ -10,6 +10,7 @@
 #include "dtype.h"
 #include "error.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/yaml.h"
 #include "nearest.h"
 
@@ -100,6 +101,55 @@ void read_warmup(const Yaml& value, TrainRecipe& recipe) {
     }
 }
 
+io::Json to_json(const Yaml& value) {
+    if (value.is_null()) return nullptr;
+    if (value.is_list()) {
+        io::Json list = io::Json::array();
+        for (const Yaml& item : value.items()) list.push_back(to_json(item));
+        return list;
+    }
+    if (value.is_map()) {
+        io::Json object = io::Json::object();
+        for (const auto& [key, item] : value.entries()) object[key] = to_json(item);
+        return object;
+    }
+    // A scalar is what JSON would take it for, else text.
+    const io::Json parsed = io::Json::parse(value.text(), nullptr, false);
+    return parsed.is_number() || parsed.is_boolean() ? parsed : io::Json(value.text());
+}
+
+// `config:` as a mapping, or the file that holds it.
+io::Json read_config(const Yaml& value, const fs::path& folder) {
+    if (value.is_map()) return to_json(value);
+    const fs::path path = value.text(), beside = folder / path;
+    if (!fs::exists(path) && !fs::exists(beside)) value.refuse(fmt::format("config \"{}\" is not there", printable(value.text())), "give a config.json, or the config itself as a mapping");
+    return io::read_json(fs::exists(path) ? path : beside);
+}
+
+void read_model(const Yaml& root, const fs::path& folder, TrainRecipe& recipe) {
+    const auto beside_recipe = [&](std::string model) {
+        const fs::path beside = folder / model;
+        return !fs::exists(model) && fs::exists(beside) ? beside.string() : model;
+    };
+    const auto config = root.get("config"), tokenizer = root.get("tokenizer");
+    if (!config) {
+        if (tokenizer) tokenizer->refuse("`tokenizer` without `config`", "a model brings its own tokenizer");
+        recipe.model = recipe.tokenizer = beside_recipe(root.at("model").text());
+        return;
+    }
+    if (root.get("model")) config->refuse("`config` beside `model`", "keep one: `config` makes a new model, `model` goes on with one");
+    recipe.config = read_config(*config, folder);
+    if (!recipe.config->is_object()) config->refuse("the config is not a mapping");
+    if (!tokenizer) config->refuse("`config` without `tokenizer`", "name the model whose tokenizer the new one takes over");
+    recipe.tokenizer = beside_recipe(tokenizer->text());
+}
+
+void read_auxiliary(const Yaml& root, AuxiliaryWeights& weights) {
+    if (const auto value = root.get("sequence_balance_loss")) weights.sequence_balance = value->number(0, 100);
+    if (const auto value = root.get("balance_loss")) weights.batch_balance = value->number(0, 100);
+    if (const auto value = root.get("router_z_loss")) weights.router_z = value->number(0, 100);
+}
+
 void read_optimizer(const Yaml& root, TrainRecipe& recipe) {
     if (const auto value = root.get("lr")) recipe.lr = value->number(0, 10);
     if (const auto value = root.get("min_lr")) {
@@ -144,19 +194,19 @@ string_view trainable_name(Trainable trainable) noexcept { return trainable_name
 TrainRecipe parse_train_recipe(string_view text, string_view source) {
     const Yaml root = Yaml::parse(text, source);
     const fs::path folder = fs::path(source).parent_path();
-    if (!root.is_map()) root.refuse("the recipe is not a mapping", "it needs at least `model:` and `data:`");
+    if (!root.is_map()) root.refuse("the recipe is not a mapping", "it needs at least `model:` (or `config:` and `tokenizer:`) and `data:`");
     constexpr std::array keys{
         string_view("model"),      string_view("data"),     string_view("eval_data"),    string_view("held_out"),    string_view("steps"),
         string_view("epochs"),     string_view("lr"),       string_view("batch_size"),   string_view("seq_len"),     string_view("grad_accumulation"),
         string_view("min_lr"),     string_view("warmup"),   string_view("schedule"),     string_view("betas"),       string_view("eps"),
         string_view("clip"),       string_view("layers"),   string_view("weight_decay"), string_view("trainable"),   string_view("lora"),
         string_view("adapter"),    string_view("dtype"),    string_view("seed"),         string_view("shuffle"),     string_view("eval_every"),
-        string_view("eval_tokens"), string_view("save_every")};
+        string_view("eval_tokens"), string_view("save_every"), string_view("config"),      string_view("tokenizer"),   string_view("patience"),
+        string_view("balance_loss"), string_view("router_z_loss"), string_view("sequence_balance_loss"), string_view("checkpointing")};
     root.expect_keys(keys);
 
     TrainRecipe recipe{.source = std::string(source), .text = std::string(text)};
-    recipe.model = root.at("model").text();
-    if (const fs::path beside = folder / recipe.model; !fs::exists(recipe.model) && fs::exists(beside)) recipe.model = beside.string();
+    read_model(root, folder, recipe);
     recipe.data = find_data(root.at("data"), folder);
     if (const auto value = root.get("eval_data")) recipe.eval_data = find_data(*value, folder);
     if (const auto value = root.get("held_out")) {
@@ -172,6 +222,7 @@ TrainRecipe parse_train_recipe(string_view text, string_view source) {
     if (const auto value = root.get("seq_len")) recipe.seq_len = value->integer(2, 10'000'000);
     if (const auto value = root.get("grad_accumulation")) recipe.grad_accumulation = value->integer(1, 1'000'000);
     read_optimizer(root, recipe);
+    read_auxiliary(root, recipe.auxiliary);
     read_trained(root, recipe);
     if (const auto value = root.get("dtype")) {
         const auto dtype = dtype_from_name(value->text());
@@ -183,6 +234,11 @@ TrainRecipe parse_train_recipe(string_view text, string_view source) {
     if (const auto value = root.get("shuffle")) recipe.shuffle = value->boolean();
     if (const auto value = root.get("eval_every")) recipe.eval_every = value->integer(0, many);
     if (const auto value = root.get("eval_tokens")) recipe.eval_tokens = value->integer(1, many);
+    if (const auto value = root.get("patience")) {
+        recipe.patience = value->integer(1, many);
+        if (recipe.eval_every == 0) value->refuse("`patience` without `eval_every`", "say how often to evaluate");
+    }
+    if (const auto value = root.get("checkpointing")) recipe.checkpointing = value->boolean();
     if (const auto value = root.get("save_every")) recipe.save_every = value->integer(0, many);
     return recipe;
 }

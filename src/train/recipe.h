@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "io/json.h"
+#include "train/auxiliary.h"
 #include "train/schedule.h"
 
 namespace mixwright::train {
@@ -22,7 +24,9 @@ struct LoraRecipe {
 
 struct TrainRecipe {
     std::string source, text;           // the file and what it says
-    std::string model;
+    std::string model;                  // the model to train, or
+    std::optional<io::Json> config;     // the config.json of a new one, whose weights start at random; `model` is empty
+    std::string tokenizer;              // the model the tokenizer comes from
     std::vector<std::filesystem::path> data, eval_data;
     double held_out = 0;                // share of data kept for evaluation when there is no eval_data
     std::optional<std::int64_t> steps;  // else from epochs
@@ -33,6 +37,7 @@ struct TrainRecipe {
     std::int64_t warmup_steps = 0;
     double warmup_share = 0;            // of all steps; counts when it is not 0
     double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.01;
+    AuxiliaryWeights auxiliary;
     double clip = 1.0;                  // largest norm of the gradient; 0: no limit
     Trainable trainable = Trainable::all;
     std::int64_t first_layer = 0, last_layer = 1'000'000;  // only layers of this range are trained
@@ -43,6 +48,8 @@ struct TrainRecipe {
     bool shuffle = true;
     std::int64_t eval_every = 0;        // steps; 0: before and after only
     std::int64_t eval_tokens = 16'384;  // at most so many tokens of eval data an evaluation
+    std::int64_t patience = 0;          // evaluations without a new best after which the run ends; 0: never
+    bool checkpointing = false;         // activations of a layer are computed again for its gradient, not kept
     std::int64_t save_every = 500;      // steps; 0: only on interruption
 
     Schedule schedule(std::int64_t total_steps) const;

@@ -24,21 +24,23 @@ RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool 
     if (io::sys::make_directory(folder_.c_str()) != 0 && errno != EEXIST) io::fail(folder_, "make the directory", errno);
 }
 
-std::int64_t RunFiles::restore(std::vector<Parameter>& parameters) {
-    if (!fs::exists(state_)) return 0;
-    const std::int64_t steps_done = load_state(state_, parameters, identity_);
+RunFiles::Restored RunFiles::restore(std::vector<Parameter>& parameters) {
+    if (!fs::exists(state_)) return {};
+    Restored restored{.steps_done = load_state(state_, parameters, identity_)};
     // Steps behind the saved state are run again, and logged again.
     std::string kept;
     if (fs::exists(metrics_)) {
         std::ifstream lines(metrics_);
         for (std::string line; std::getline(lines, line);) {
             const io::Json json = io::Json::parse(line, nullptr, false);
-            if (json.is_object() && json.value("step", steps_done + 1) <= steps_done) kept += line + "\n";
+            if (!json.is_object() || json.value("step", restored.steps_done + 1) > restored.steps_done) continue;
+            kept += line + "\n";
+            if (json.contains("eval_loss")) restored.eval_losses.push_back(json.value("eval_loss", 0.0));
         }
     }
     stream_.open(metrics_, std::ios::trunc);
     stream_ << kept << std::flush;
-    return steps_done;
+    return restored;
 }
 
 void RunFiles::save(const std::vector<Parameter>& parameters, std::int64_t steps_done) const { save_state(state_, parameters, steps_done, identity_); }

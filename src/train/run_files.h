@@ -17,8 +17,12 @@ public:
     /// removed with `force`. `identity` tells runs apart (training_state.h).
     RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force);
 
-    /// Loads the state, when there is one; returns the steps done.
-    std::int64_t restore(std::vector<Parameter>& parameters);
+    struct Restored {
+        std::int64_t steps_done = 0;
+        std::vector<double> eval_losses;   // of the evaluations so far
+    };
+    /// Loads the state, when there is one.
+    Restored restore(std::vector<Parameter>& parameters);
     void save(const std::vector<Parameter>& parameters, std::int64_t steps_done) const;
     /// Appends a line of metrics.
     void log(const io::Json& line);

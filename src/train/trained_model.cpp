@@ -5,9 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <set>
 
 #include "error.h"
@@ -28,6 +28,11 @@ bool is_trained(const TrainRecipe& recipe, const arch::TensorSlot& slot) {
         case Trainable::lora: return false;
     }
     return false;
+}
+
+// A LoRA or a bias beside a weight: only the expert on its own computes with it.
+bool has_more_than_weights(const ops::Mlp& expert) {
+    return std::ranges::any_of(std::array{&expert.gate, &expert.up, &expert.down}, [](const ops::Linear* l) { return l->lora_a.defined() || l->bias.defined(); });
 }
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
@@ -57,6 +62,7 @@ TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at:
         attach_lora(recipe);
     else
         train_whole(recipe);
+    stack_experts(recipe);
     if (parameters_.empty())
         throw Error(ErrorCode::recipe, fmt::format("{}: `trainable: {}` chooses nothing of {}", recipe.source, trainable_name(recipe.trainable), model_.files.checkpoint.name),
                     model_.files.spec.is_moe() ? "look at `layers` and `lora.targets`"
@@ -66,13 +72,51 @@ TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at:
 void TrainedModel::train_whole(const TrainRecipe& recipe) {
     std::set<std::string> chosen;
     for (const arch::TensorSlot& slot : arch::tensor_slots(model_.files.spec))
-        if (is_trained(recipe, slot)) chosen.insert(slot.name);
+        if (is_trained(recipe, slot) && slot.role != TensorRole::expert) chosen.insert(slot.name);
     const model::Placement exact{at::kFloat, model_.placement.device};
     visit_tensors(model_.files.spec, model_.weights, [&](const std::string& name, at::Tensor& tensor) {
         if (!chosen.contains(name)) return;
-        parameters_.push_back(make_parameter(name, model::load_tensor(model_.files, name, exact), model_.placement.dtype));
-        tensor = parameters_.back().working;
+        tensor = add(name, model::load_tensor(model_.files, name, exact));
+        masters_[name] = parameters_.back().master;
     });
+}
+
+at::Tensor& TrainedModel::add(std::string name, const at::Tensor& value) {
+    parameters_.push_back(make_parameter(std::move(name), value, model_.placement.dtype));
+    return parameters_.back().working;
+}
+
+// The experts of a layer become one tensor of gates and ups and one of downs: one operation, one step of the optimiser.
+void TrainedModel::stack_experts(const TrainRecipe& recipe) {
+    const arch::ModelSpec& spec = model_.files.spec;
+    for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
+        model::MoeWeights& moe = model_.weights.layers[static_cast<std::size_t>(layer)].moe;
+        if (moe.experts.empty() || std::ranges::any_of(moe.experts, has_more_than_weights)) continue;
+        const bool trained = is_trained(recipe, {.role = TensorRole::expert, .layer = layer});
+        const model::Placement placement{trained ? at::kFloat : model_.placement.dtype, model_.placement.device};
+        const std::int64_t width = spec.expert_width, hidden = spec.hidden_size;
+        const at::TensorOptions options = at::TensorOptions(placement.dtype).device(placement.device);
+        at::Tensor gate_up = at::empty({spec.num_experts, 2 * width, hidden}, options), down = at::empty({spec.num_experts, hidden, width}, options);
+        const auto parts = [&](std::int64_t e, const at::Tensor& gates, const at::Tensor& downs) {
+            const arch::MlpNames names = arch::expert_names(*spec.architecture, layer, e);
+            return std::array{std::pair{names.gate, gates.select(0, e).narrow(0, 0, width)}, std::pair{names.up, gates.select(0, e).narrow(0, width, width)},
+                              std::pair{names.down, downs.select(0, e)}};
+        };
+        for (std::int64_t e = 0; e < spec.num_experts; ++e) {
+            for (const auto& [name, part] : parts(e, gate_up, down)) part.copy_(model::load_tensor(model_.files, name, placement));
+            moe.experts[static_cast<std::size_t>(e)] = {};
+        }
+        if (!trained) {
+            moe.stack = {gate_up, down};
+            continue;
+        }
+        const std::string prefix = arch::layer_tensor(layer, spec.architecture->moe->experts);
+        moe.stack.gate_up = add(prefix + ".gate_up", gate_up);
+        const at::Tensor gate_up_master = parameters_.back().master;
+        moe.stack.down = add(prefix + ".down", down);
+        for (std::int64_t e = 0; e < spec.num_experts; ++e)
+            for (const auto& [name, part] : parts(e, gate_up_master.detach(), parameters_.back().master.detach())) masters_[name] = part;
+    }
 }
 
 void TrainedModel::attach_lora(const TrainRecipe& recipe) {
@@ -120,8 +164,8 @@ std::vector<checkpoint::OutputTensor> TrainedModel::output_tensors() const {
     for (const std::string& module : lora_modules_) with_lora.insert(module + ".weight");
     std::vector<checkpoint::OutputTensor> tensors;
     for (const arch::TensorSlot& slot : arch::tensor_slots(model_.files.spec)) {
-        if (const Parameter* trained = find(slot.name))
-            tensors.push_back(generated(slot.name, slot.shape, dtype, [master = trained->master] { return master; }));
+        if (const auto trained = masters_.find(slot.name); trained != masters_.end())
+            tensors.push_back(generated(slot.name, slot.shape, dtype, [master = trained->second] { return master; }));
         else if (with_lora.contains(slot.name))
             tensors.push_back(generated(slot.name, slot.shape, dtype, [this, slot] { return merged(slot); }));
         else

@@ -2,6 +2,7 @@
 // and what it takes to write the result.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -37,11 +38,14 @@ public:
 private:
     void train_whole(const TrainRecipe& recipe);
     void attach_lora(const TrainRecipe& recipe);
+    void stack_experts(const TrainRecipe& recipe);
+    at::Tensor& add(std::string name, const at::Tensor& value);
     const Parameter* find(const std::string& name) const;
     at::Tensor merged(const arch::TensorSlot& slot) const;
 
     model::Model model_;
     std::vector<Parameter> parameters_;
+    std::map<std::string, at::Tensor> masters_;   // canonical name of a trained weight -> its master, or its part of a stack's
     LoraRecipe lora_;
     bool has_lora_ = false;
     std::vector<std::string> lora_modules_;   // canonical names without ".weight"

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "arch/fresh_model.h"
 #include "arch/open_tokenizer.h"
 #include "checkpoint/tensor_file.h"
 #include "checkpoint/writer.h"
@@ -15,6 +16,7 @@
 #include "io/staged_directory.h"
 #include "progress.h"
 #include "surgery/model_files.h"
+#include "train/curve.h"
 #include "train/loop.h"
 #include "train/run_files.h"
 #include "verbs/resource_use.h"
@@ -43,6 +45,25 @@ data::PackedSequences read_sequences(const std::vector<std::filesystem::path>& p
     return sequences;
 }
 
+// The new model of a recipe; what its config leaves out of the vocabulary is the tokenizer's.
+arch::OpenModel new_model(const TrainRecipe& recipe, const tokenizer::Tokenizer& tokenizer) {
+    Json config = *recipe.config;
+    const auto vocab_size = static_cast<std::int64_t>(tokenizer.vocab_size());
+    if (!config.contains("vocab_size")) config["vocab_size"] = vocab_size;
+    if (!config.contains("bos_token_id") && tokenizer.bos_id()) config["bos_token_id"] = *tokenizer.bos_id();
+    if (!config.contains("eos_token_id") && tokenizer.eos_id()) config["eos_token_id"] = *tokenizer.eos_id();
+    if (!config.contains("dtype") && !config.contains("torch_dtype")) config["dtype"] = recipe.dtype;
+    arch::OpenModel model = arch::fresh_model(config, recipe.source, recipe.seed);
+    if (model.spec.vocab_size < vocab_size)
+        throw Error(ErrorCode::recipe, fmt::format("{}: vocab_size {} is smaller than the tokenizer's {}", recipe.source, model.spec.vocab_size, vocab_size),
+                    "leave vocab_size out to take the tokenizer's");
+    // The files beside the weights are those of the tokenizer's model.
+    model.checkpoint.path = checkpoint::resolve_model(recipe.tokenizer);
+    if (model.checkpoint.path.extension() == ".gguf") model.checkpoint.format = checkpoint::Format::gguf;
+    else if (!std::filesystem::is_directory(model.checkpoint.path)) model.checkpoint.path = model.checkpoint.path.parent_path();
+    return model;
+}
+
 // The name a recipe would have for --dtype.
 std::string training_dtype(const std::string& requested) {
     const auto dtype = dtype_from_name(requested);
@@ -69,11 +90,11 @@ public:
         write_.shard_bytes = checkpoint::parse_byte_size(shard_size_);
         const std::filesystem::path out = io::output_path(out_);
 
-        arch::OpenModel files = arch::open_model(recipe.model);
+        const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.tokenizer);
+        arch::OpenModel files = recipe.config ? new_model(recipe, tokenizer) : arch::open_model(recipe.model);
         const std::vector<checkpoint::OutputFile> base_files = surgery::base_files(files);
         checkpoint::check_output(out, {files.checkpoint.path}, static_cast<std::uint64_t>(files.spec.num_parameters()) * 2, write_);
-        const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.model);
-        const data::ChatRenderer render_chat = data::chat_renderer_of(recipe.model);
+        const data::ChatRenderer render_chat = data::chat_renderer_of(recipe.tokenizer);
         data::PackedSequences sequences = read_sequences(recipe.data, render_chat, tokenizer, recipe, files.spec), eval_sequences;
         if (!recipe.eval_data.empty())
             eval_sequences = read_sequences(recipe.eval_data, render_chat, tokenizer, recipe, files.spec);
@@ -84,10 +105,14 @@ public:
         RunFiles run_files(out, identity(recipe, files, sequences), write_.resume, write_.force);
         TrainedModel model(std::move(files), recipe, model::compute_device(common.device));
         info(fmt::format("{}: {:.2f} M of {:.1f} M weights are trained ({}), {} steps of {} tokens, {} sequences of {} tokens an epoch",
-                         recipe.model, static_cast<double>(model.num_trained()) / 1e6, static_cast<double>(model.files().spec.num_parameters()) / 1e6,
+                         recipe.config ? "new model" : recipe.model, static_cast<double>(model.num_trained()) / 1e6, static_cast<double>(model.files().spec.num_parameters()) / 1e6,
                          trainable_name(recipe.trainable), steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, sequences.size(), recipe.seq_len));
         TrainHooks hooks;
-        if (write_.resume) hooks.first_step = run_files.restore(model.parameters());
+        if (write_.resume) {
+            RunFiles::Restored restored = run_files.restore(model.parameters());
+            hooks.first_step = restored.steps_done;
+            hooks.eval_losses = std::move(restored.eval_losses);
+        }
         hooks.log = [&](const Json& line) { run_files.log(line); };
         hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
         const TrainResult result = train::train(model, recipe, sequences, eval_sequences, steps, hooks);
@@ -103,20 +128,29 @@ private:
         io::Sha256 hash;
         hash.update(fmt::format("{}\n{}\n{}\n{}\n{}\n", recipe.text, recipe.dtype, recipe.seed, files.checkpoint.config.dump(), sequences.size()));
         for (std::size_t i = 0; i < sequences.size(); ++i) hash.update(std::as_bytes(sequences.inputs(i)));
+        if (recipe.config) return hash.hex();  // new weights follow from config and seed
+        Progress progress("reading the weights", files.tensors->tensors().size(), "tensors");
+        for (const checkpoint::TensorInfo& info : files.tensors->tensors()) {
+            hash.update(info.name);
+            hash.update(files.tensors->bytes(info).bytes);
+            files.tensors->drop(info);
+            progress.advance();
+        }
         return hash.hex();
     }
 
     static std::string card(const TrainedModel& model, const TrainRecipe& recipe, const TrainResult& result, const std::string& name) {
         const std::string base = std::filesystem::path(model.files().checkpoint.name).lexically_normal().filename().string();
-        std::string card = fmt::format("---\nbase_model: {}\nbase_model_relation: {}\nlibrary_name: {}\npipeline_tag: text-generation\ntags:\n- mixwright\n---\n\n# {}\n\n",
-                                       Json(base).dump(), recipe.adapter ? "adapter" : "finetune", recipe.adapter ? "peft" : "transformers", name);
-        card += fmt::format("{} trained by `mixwright train` ({}, {:.2f} M weights) for {} steps of {} tokens.\n\n| | |\n|---|---|\n", base,
-                            trainable_name(recipe.trainable), static_cast<double>(model.num_trained()) / 1e6, result.steps,
-                            recipe.batch_size * recipe.grad_accumulation * recipe.seq_len);
+        std::string card = "---\n";
+        if (!recipe.config) card += fmt::format("base_model: {}\nbase_model_relation: {}\n", Json(base).dump(), recipe.adapter ? "adapter" : "finetune");
+        card += fmt::format("library_name: {}\npipeline_tag: text-generation\ntags:\n- mixwright\n---\n\n# {}\n\n", recipe.adapter ? "peft" : "transformers", name);
+        card += fmt::format("{} by `mixwright train` ({}, {:.2f} M weights) for {} steps of {} tokens.\n\n| | |\n|---|---|\n",
+                            recipe.config ? "Trained from scratch" : base + " trained", trainable_name(recipe.trainable),
+                            static_cast<double>(model.num_trained()) / 1e6, result.steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len);
         card += fmt::format("| training loss, first step | {:.4f} |\n| training loss, last step | {:.4f} |\n", result.first_loss, result.last_loss);
         if (result.eval_before) card += fmt::format("| evaluation loss before | {:.4f} (perplexity {:.3f}) |\n", *result.eval_before, std::exp(*result.eval_before));
         if (result.eval_after) card += fmt::format("| evaluation loss after | {:.4f} (perplexity {:.3f}) |\n", *result.eval_after, std::exp(*result.eval_after));
-        return card + "\nThe recipe is in `train_recipe.yml`, the loss of every step in `train_metrics.jsonl`.\n";
+        return card + "\nThe recipe is in `train_recipe.yml`, the loss of every step in `train_metrics.jsonl` and drawn in `train_curve.html`.\n";
     }
 
     std::uint64_t write_merged(const TrainedModel& model, const TrainRecipe& recipe, const TrainResult& result, const RunFiles& run_files,
@@ -124,6 +158,7 @@ private:
         checkpoint::OutputPlan plan{.tensors = model.output_tensors(), .files = base_files};
         plan.files.push_back({"train_recipe.yml", recipe.text});
         plan.files.push_back({"train_metrics.jsonl", run_files.metrics()});
+        plan.files.push_back({"train_curve.html", curve_page(run_files.metrics(), out.filename().string())});
         plan.files.push_back({"README.md", card(model, recipe, result, out.filename().string())});
         Json config = model.files().checkpoint.config;
         config.erase("auto_map");  // names code to run; the weights need none
@@ -144,6 +179,7 @@ private:
         const std::uint64_t bytes = std::filesystem::file_size(weights);
         write("train_recipe.yml", recipe.text);
         write("train_metrics.jsonl", run_files.metrics());
+        write("train_curve.html", curve_page(run_files.metrics(), out.filename().string()));
         write("README.md", card(model, recipe, result, out.filename().string()));
         write("adapter_config.json", model.adapter_config());
         staged.commit(write_.force);

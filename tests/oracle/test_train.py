@@ -2,9 +2,12 @@
 
 import json
 import math
+import re
+import resource
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,16 +69,16 @@ def learning_rate(step):
     return 3e-4 + (3e-3 - 3e-4) * 0.5 * (1 + math.cos(math.pi * (step - 5) / (STEPS - 5)))
 
 
-def reference_losses(model, parameters, stream):
+def reference_losses(model, parameters, stream, auxiliary=None):
     parameters = list(parameters)
     optimizer = torch.optim.AdamW([dict(params=[p for p in parameters if p.dim() > 1], weight_decay=0.1),
                                    dict(params=[p for p in parameters if p.dim() == 1], weight_decay=0)], betas=(0.9, 0.95), eps=1e-8)
     losses = []
     for step, rows in enumerate(batches(stream)):
-        logits = model(rows[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        output = model(rows[:, :-1], output_router_logits=True) if auxiliary else model(rows[:, :-1])
+        loss = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), rows[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        (loss + auxiliary(output.router_logits, model.config.num_experts_per_tok) if auxiliary else loss).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 0.5)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
@@ -84,19 +87,23 @@ def reference_losses(model, parameters, stream):
     return losses
 
 
+PARTS = {"all": r".", "mlp": r"\.mlp\.", "experts": r"\.mlp\.(experts|shared_expert)\.", "router": r"\.mlp\.(gate|shared_expert_gate)\."}
+
+
 def chosen(model, trainable):
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trainable == "all" or ".mlp." in name)
+        parameter.requires_grad_(re.search(PARTS[trainable], name) is not None)
     return [p for p in model.parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("variant, trainable", [("llama-tied", "all"), ("qwen3", "all"), ("llama", "mlp"), ("qwen2", "all")])
+@pytest.mark.parametrize("variant, trainable", [("llama-tied", "all"), ("qwen3", "all"), ("llama", "mlp"), ("qwen2", "all"), ("mixtral", "all"),
+                                                ("qwen3_moe", "all"), ("qwen2_moe", "all"), ("qwen2_moe", "experts"), ("qwen2_moe-norm", "router")])
 def test_losses_equal_transformers(variant, trainable, setup, tmp_path):
     recipe, stream = setup(variant, trainable=trainable)
     result, losses = train(recipe, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     expected = reference_losses(model, chosen(model, trainable), stream)
-    assert expected[-1] < 0.7 * expected[0], "the reference must learn something"
+    assert expected[-1] < (0.7 if trainable != "router" else 0.99) * expected[0], "the reference must learn something"
     assert losses == pytest.approx(expected, rel=1e-3)
     assert result["steps"] == STEPS and result["last_loss"] == losses[-1]
 
@@ -104,6 +111,102 @@ def test_losses_equal_transformers(variant, trainable, setup, tmp_path):
     ids = next(batches(stream))
     with torch.no_grad():
         assert (ours(ids).logits - model(ids).logits).abs().max() < 0.02
+
+
+def auxiliary_loss(sequence, batch, z):
+    """Balance as in DeepSeek-V2 (a sequence, a batch at a time), and the z-loss of ST-MoE, summed over layers."""
+
+    def of_layer(logits, top_k):
+        scores = logits.softmax(-1)
+        hits = torch.zeros_like(scores).scatter_(1, scores.topk(top_k, -1).indices, 1.0)
+        num_experts = logits.shape[-1]
+        frequency = (hits * num_experts / top_k).view(BATCH, LENGTH, -1).mean(1)
+        mean_score = scores.view(BATCH, LENGTH, -1).mean(1)
+        return (sequence * (frequency * mean_score).sum(-1).mean() + batch * (frequency.mean(0) * mean_score.mean(0)).sum()
+                + z * logits.logsumexp(-1).square().mean())
+
+    return lambda router_logits, top_k: sum(of_layer(logits, top_k) for logits in router_logits)
+
+
+@pytest.mark.parametrize("weights", [(0.05, 0, 0), (0, 0.05, 0), (0, 0, 0.02)])
+def test_auxiliary_losses_equal_their_formulas(weights, setup, tmp_path):
+    recipe, stream = setup("qwen2_moe", sequence_balance_loss=weights[0], balance_loss=weights[1], router_z_loss=weights[2])
+    _, losses = train(recipe, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert losses == pytest.approx(reference_losses(model, model.parameters(), stream, auxiliary_loss(*weights)), rel=1e-3)
+    plain, _ = setup("qwen2_moe")
+    assert train(plain, tmp_path / "plain")[1] != losses
+
+
+@pytest.mark.parametrize("changes", [{}, dict(trainable="experts"), dict(trainable="mlp", layers="1-")])
+def test_checkpointing_changes_nothing(changes, setup, tmp_path):
+    recipe, _ = setup("qwen2_moe", sequence_balance_loss=0.01, router_z_loss=0.001, **changes)
+    _, kept = train(recipe, tmp_path / "kept")
+    recipe, _ = setup("qwen2_moe", sequence_balance_loss=0.01, router_z_loss=0.001, checkpointing=True, **changes)
+    _, computed_again = train(recipe, tmp_path / "again")
+    assert computed_again == kept
+
+
+def from_scratch(tmp_path, **changes):
+    """A recipe for a new model, and the directory it takes its tokenizer from."""
+    (tmp_path / "tokenizer").mkdir(exist_ok=True)
+    tokenizer = add_tokenizer(tmp_path / "tokenizer")
+    text = " ".join(f"{i} times {i % 7} makes {i * (i % 7)};" for i in range(400))
+    (tmp_path / "data.txt").write_text(text)
+    config = dict(model_type="qwen2_moe", hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                  num_experts=6, num_experts_per_tok=2, moe_intermediate_size=48, shared_expert_intermediate_size=80, max_position_embeddings=128,
+                  initializer_range=0.05)
+    settings = {**RECIPE, "config": config, "tokenizer": "tokenizer", "data": "data.txt", **changes}
+    recipe = tmp_path / "scratch.yml"
+    recipe.write_text(json.dumps(settings))
+    return recipe, tokenizer.encode(text).ids + [2]
+
+
+def test_a_new_model_starts_as_transformers_would_and_trains(tmp_path):
+    recipe, stream = from_scratch(tmp_path, lr=0, min_lr=0, steps=1)
+    train(recipe, tmp_path / "start")
+    weights = load_file(tmp_path / "start/model.safetensors")
+    assert weights["model.embed_tokens.weight"].shape == (259, 64), "the vocabulary is the tokenizer's"
+    for name, weight in weights.items():
+        if weight.dim() == 1:
+            assert torch.equal(weight, torch.zeros_like(weight) if name.endswith("bias") else torch.ones_like(weight)), name
+        elif weight.numel() > 1000:
+            assert weight.std() == pytest.approx(0.05, rel=0.1) and abs(weight.mean()) < 0.005, name
+    flat = torch.cat([weight.flatten() for weight in weights.values() if weight.dim() > 1])
+    assert flat.unique().numel() > 0.99 * flat.numel(), "no two tensors share their values"
+
+    recipe, _ = from_scratch(tmp_path)
+    result, losses = train(recipe, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=torch.float32)
+    assert losses == pytest.approx(reference_losses(model, model.parameters(), stream), rel=1e-3)
+    recipe, _ = from_scratch(tmp_path, seed=1)
+    assert train(recipe, tmp_path / "other")[1] != losses
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["architectures"] == ["Qwen2MoeForCausalLM"] and config["initializer_range"] == 0.05
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == (tmp_path / "tokenizer/tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(config=dict(model_type="qwen2_moe")), "hidden_size"),
+    (dict(config=dict(model_type="nonsense")), "nonsense"),
+    (dict(config="nowhere.json"), '"nowhere.json" is not there'),
+    (dict(model="tokenizer"), "`config` beside `model`"),
+    (dict(tokenizer=None), "`config` without `tokenizer`"),
+    (dict(patience=3), "`patience` without `eval_every`"),
+])
+def test_bad_recipes_of_new_models_are_refused(changes, message, tmp_path):
+    recipe, _ = from_scratch(tmp_path, **changes)
+    result = run("train", recipe, tmp_path / "out", check=False)
+    assert result.returncode != 0 and message in result.stderr, result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_ends_when_evaluation_stalls(setup, tmp_path):
+    recipe, _ = setup(steps=500, lr=0.5, min_lr=0.5, clip=0, held_out=0.1, eval_every=2, patience=3)
+    result, losses = train(recipe, tmp_path / "out")
+    evals = [json.loads(line)["eval_loss"] for line in (tmp_path / "out/train_metrics.jsonl").read_text().splitlines() if "eval_loss" in line]
+    best = evals.index(min(evals))
+    assert len(evals) == best + 4 and result["steps"] == len(losses) == 2 * (len(evals) - 1) < 500
 
 
 def test_micro_batches_add_up_to_one_batch(setup, tmp_path):
@@ -188,12 +291,7 @@ def test_resuming_gives_the_same_bytes(dtype, setup, tmp_path):
 
 def test_another_recipe_cannot_resume(setup, tmp_path):
     recipe, _ = setup(steps=2000, save_every=2)
-    process = subprocess.Popen([BINARY, "train", recipe, tmp_path / "out", "--threads", "1"], stderr=subprocess.DEVNULL)
-    while not (tmp_path / "out.training/state.safetensors").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    cut_after_first_save(recipe, tmp_path / "out")
     recipe, _ = setup(steps=2000, save_every=2, lr=1e-3)
     refused = run("train", recipe, tmp_path / "out", "--resume", check=False)
     assert refused.returncode != 0 and "had another recipe, model or data" in refused.stderr
@@ -207,6 +305,47 @@ def test_loss_that_is_no_number_stops_naming_the_step(setup, tmp_path):
     result = run("train", recipe, tmp_path / "out", check=False)
     assert result.returncode == 1 and "step 1: the loss is nan" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_step_that_fails_keeps_the_state_before_it(setup, tmp_path):
+    recipe, _ = setup(lr=10, min_lr=10, warmup=0, clip=0, weight_decay=10, steps=40)
+    result = run("train", recipe, tmp_path / "out", check=False)
+    failed = re.search(r"step (\d+): the (loss|norm of the gradient) is", result.stderr)
+    assert result.returncode == 1 and failed, result.stderr
+    kept = load_file(tmp_path / "out.training/state.safetensors")
+    assert kept["steps_done"].item() == int(failed[1]) - 1
+    assert all(tensor.isfinite().all() for name, tensor in kept.items() if name.startswith("master"))
+
+
+def cut_after_first_save(recipe, out):
+    process = subprocess.Popen([BINARY, "train", recipe, out, "--threads", "1"], stderr=subprocess.DEVNULL)
+    while not Path(f"{out}.training/state.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+def test_a_full_disk_keeps_the_old_state(setup, tmp_path):
+    recipe, _ = setup(save_every=2, steps=2000)
+    cut_after_first_save(recipe, tmp_path / "out")
+    state = tmp_path / "out.training/state.safetensors"
+    before = state.read_bytes()
+    limit = len(before) // 2
+    full = run("train", recipe, tmp_path / "out", "--resume", check=False, restore_signals=False,
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert full.returncode in (1, 4) and "state.safetensors" in full.stderr, full.stderr
+    assert state.read_bytes() == before and not (tmp_path / "out").exists()
+
+
+def test_other_base_weights_cannot_resume(setup, tmp_path):
+    recipe, _ = setup(steps=2000, save_every=2, trainable="mlp")
+    cut_after_first_save(recipe, tmp_path / "out")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"][3, 7] += 0.25
+    save_file(weights, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    refused = run("train", recipe, tmp_path / "out", "--resume", check=False)
+    assert refused.returncode != 0 and "had another recipe, model or data" in refused.stderr
 
 
 def test_only_completions_are_learnt(setup, tmp_path):

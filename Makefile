@@ -4,7 +4,7 @@
 BINARY := build/release/bin/mixwright
 JOBS ?= $(shell nproc)
 
-.PHONY: help setup configure build test demo bench fuzz crash asan format lint clean
+.PHONY: help setup configure build test demo zoo bench fuzz crash asan format lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -26,6 +26,10 @@ test: configure  ## everything that has to hold, against the oracles
 demo: build  ## real specialists of SmolLM2, and a MoE made of them
 	@tools/setup.sh demo
 	@tools/demo.sh $(BINARY)
+
+zoo: build  ## small mixtures of experts, trained from scratch into build/zoo
+	@tools/setup.sh test
+	@tools/zoo/run.sh $(BINARY)
 
 bench: build  ## our figures beside the competitors', in one run
 	@tools/setup.sh test

@@ -131,7 +131,7 @@ private:
                                 shape_text(disk->shape), shape_text(slot.shape)));
             return std::nullopt;
         }
-        if (slot.role == TensorRole::router)
+        if (slot.role == TensorRole::router && slot.name == layer_tensor(slot.layer, spec_.architecture->moe->router))
             if (const TensorInfo* disk = source_.find(layer_tensor(slot.layer, "mlp.gate.weight")); disk && disk->shape == slot.shape)
                 return Piece{{slot.name, disk->dtype, slot.shape}, disk};
         if (slot.role == TensorRole::expert)

@@ -2,11 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "error.h"
 
 namespace mixwright::arch {
+
+const io::Json* find_path(const io::Json& object, std::string_view path) {
+    const io::Json* at = &object;
+    while (!path.empty()) {
+        const std::string_view step = path.substr(0, path.find('.'));
+        path.remove_prefix(std::min(path.size(), step.size() + 1));
+        if (!at->is_object() || !at->contains(step)) return nullptr;
+        at = &(*at)[step];
+    }
+    return at;
+}
 
 ConfigReader::ConfigReader(const io::Json& object, std::string source) : object_(object), source_(std::move(source)) {
     if (!object_.is_object())

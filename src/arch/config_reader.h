@@ -12,6 +12,9 @@
 
 namespace mixwright::arch {
 
+/// The value at `path` ("attn_config.kv_n_heads"), or null when a step of it is missing.
+const io::Json* find_path(const io::Json& object, std::string_view path);
+
 class ConfigReader {
 public:
     /// `object` must be a JSON object (else Error(malformed)) and outlive the reader; `source` names it in messages.
@@ -20,6 +23,8 @@ public:
     /// The value of `key`, or null when it is absent or null.
     const io::Json* find(std::string_view key) const;
     bool has(std::string_view key) const { return find(key) != nullptr; }
+    /// Whether `key` is there at all, be it null: "none" said aloud is no default.
+    bool says(std::string_view key) const { return object_.contains(key); }
 
     /// The value of `key` when present. Error(malformed) when it is not of the type or not in [min, max].
     std::optional<std::int64_t> integer(std::string_view key, std::int64_t min, std::int64_t max) const;

@@ -11,12 +11,12 @@
 namespace mixwright::arch {
 
 extern const Architecture llama, mistral, qwen2, qwen3;
-extern const Architecture mixtral, qwen2_moe, qwen3_moe, deepseek;
+extern const Architecture mixtral, qwen2_moe, qwen3_moe, deepseek, deepseek_v2, coe_deepseekv2;
 
 std::span<const Architecture* const> registry() {
     static constexpr std::array rows{
         &llama, &mistral, &qwen2, &qwen3,
-        &mixtral, &qwen2_moe, &qwen3_moe, &deepseek,
+        &mixtral, &qwen2_moe, &qwen3_moe, &deepseek, &deepseek_v2, &coe_deepseekv2,
     };
     return rows;
 }

@@ -42,18 +42,19 @@ std::string_view rope_scaling_name(RopeScaling scaling) noexcept {
     return std::ranges::find(rope_names, scaling, &RopeName::scaling)->name;
 }
 
-Rope parse_rope(const ConfigReader& config, const Architecture& architecture, std::int64_t head_dim, std::int64_t max_positions) {
-    static const io::Json empty = io::Json::object();
-    // Where both spellings stand (mergekit, our own outputs) they agree; the newer one is the one kept up to date.
-    const io::Json* object = config.find("rope_parameters");
-    if (object == nullptr) object = config.find("rope_scaling");
-    const ConfigReader rope_config(object != nullptr ? *object : empty, config.source() + ": rope");
+namespace {
+
+Rope parse_rope_object(const ConfigReader& config, const io::Json& object, const Architecture& architecture, std::int64_t head_dim,
+                       std::int64_t max_positions) {
+    const ConfigReader rope_config(object, config.source() + ": rope");
 
     Rope rope;
     rope.theta = rope_config.number("rope_theta", 1.0, largest)
                      .value_or(config.number("rope_theta", 1.0, largest).value_or(architecture.default_rope_theta));
     rope.partial = rope_config.number("partial_rotary_factor", 0.01, 1.0)
-                       .value_or(config.number("partial_rotary_factor", 0.01, 1.0).value_or(1.0));
+                       .value_or(config.number("partial_rotary_factor", 0.01, 1.0).value_or(architecture.default_partial_rotary));
+    rope.interleaved = architecture.rope_interleaved;
+    if (!architecture.rope_interleaved_key.empty()) rope.interleaved = config.boolean(architecture.rope_interleaved_key).value_or(rope.interleaved);
 
     const auto type = rope_config.text("rope_type");
     rope.scaling = scaling_named(type ? *type : rope_config.text("type").value_or("default"), config.source());
@@ -69,6 +70,8 @@ Rope parse_rope(const ConfigReader& config, const Architecture& architecture, st
     rope.factor = factor_optional ? rope_config.number("factor", 1e-6, largest).value_or(length_ratio)
                                   : require(rope_config, "factor", 1e-6, largest);
     rope.attention_factor = rope_config.number("attention_factor", 0.0, largest);
+    rope.short_mscale = rope_config.number("short_mscale", 0.0, largest);
+    rope.long_mscale = rope_config.number("long_mscale", 0.0, largest);
 
     if (rope.scaling == RopeScaling::llama3) {
         rope.low_freq_factor = require(rope_config, "low_freq_factor", 1e-6, largest);
@@ -87,6 +90,32 @@ Rope parse_rope(const ConfigReader& config, const Architecture& architecture, st
             if (factors->size() != pairs)
                 rope_config.fail(name, fmt::format("wrong length (got {}, expected {})", factors->size(), pairs));
     }
+    return rope;
+}
+
+const io::Json& rope_object(const ConfigReader& config) {
+    static const io::Json empty = io::Json::object();
+    // Where both spellings stand (mergekit, our own outputs) they agree; the newer one is the one kept up to date.
+    const io::Json* object = config.find("rope_parameters");
+    if (object == nullptr) object = config.find("rope_scaling");
+    return object != nullptr ? *object : empty;
+}
+
+}  // namespace
+
+Rope parse_rope(const ConfigReader& config, const Architecture& architecture, std::int64_t head_dim, std::int64_t max_positions) {
+    const io::Json& object = rope_object(config);
+    const io::Json* nested = architecture.local_rope ? find_path(object, "full_attention") : nullptr;
+    return parse_rope_object(config, nested != nullptr ? *nested : object, architecture, head_dim, max_positions);
+}
+
+Rope parse_local_rope(const ConfigReader& config, const Architecture& architecture, std::int64_t head_dim, std::int64_t max_positions) {
+    if (const io::Json* nested = find_path(rope_object(config), "sliding_attention"))
+        return parse_rope_object(config, *nested, architecture, head_dim, max_positions);
+    Rope rope;
+    rope.theta = config.number("rope_local_base_freq", 1.0, largest).value_or(10000.0);
+    rope.partial = architecture.default_partial_rotary;
+    rope.interleaved = architecture.rope_interleaved;
     return rope;
 }
 

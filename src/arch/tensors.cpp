@@ -7,9 +7,19 @@ namespace mixwright::arch {
 
 std::string layer_tensor(std::int64_t layer, std::string_view suffix) { return fmt::format("model.layers.{}.{}", layer, suffix); }
 
+std::string sibling(const std::string& weight, std::string_view suffix) {
+    return weight.substr(0, weight.size() - std::string_view("weight").size()) + std::string(suffix);
+}
+
+MlpNames dense_mlp_names(const Architecture& architecture, std::int64_t layer) {
+    const std::string prefix = layer_tensor(layer, fmt::format("{}.", architecture.mlp_prefix));
+    if (architecture.mlp == MlpForm::plain) return {"", prefix + "c_fc.weight", prefix + "c_proj.weight"};
+    return {prefix + "gate_proj.weight", prefix + "up_proj.weight", prefix + "down_proj.weight"};
+}
+
 MlpNames dense_mlp_names(std::int64_t layer) {
-    return {layer_tensor(layer, "mlp.gate_proj.weight"), layer_tensor(layer, "mlp.up_proj.weight"),
-            layer_tensor(layer, "mlp.down_proj.weight")};
+    static const Architecture plain{};
+    return dense_mlp_names(plain, layer);
 }
 
 MlpNames expert_names(const Architecture& architecture, std::int64_t layer, std::int64_t expert) {
@@ -24,27 +34,53 @@ MlpNames shared_expert_names(const Architecture& architecture, std::int64_t laye
     return {prefix + "gate_proj.weight", prefix + "up_proj.weight", prefix + "down_proj.weight"};
 }
 
+NormNames norm_names(NormPlacement placement) {
+    switch (placement) {
+        case NormPlacement::before: return {"input_layernorm.weight", "", "post_attention_layernorm.weight", ""};
+        case NormPlacement::after: return {"", "post_attention_layernorm.weight", "", "post_feedforward_layernorm.weight"};
+        case NormPlacement::around:
+            return {"input_layernorm.weight", "post_attention_layernorm.weight", "pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight"};
+    }
+    return {};
+}
+
+std::vector<std::string> router_names(const ModelSpec& spec, std::int64_t layer) {
+    const std::string name = layer_tensor(layer, spec.architecture->moe->router);
+    const auto& chain = spec.layers[static_cast<std::size_t>(layer)].chain;
+    if (!chain || !chain->independent_gates) return {name};
+    std::vector<std::string> names;
+    for (std::int64_t t = 0; t < chain->iterations; ++t) names.push_back(sibling(name, fmt::format("{}.weight", t)));
+    return names;
+}
+
 namespace {
 
 class SlotList {
 public:
-    explicit SlotList(const ModelSpec& spec) : spec_(spec) {}
+    explicit SlotList(const ModelSpec& spec) : spec_(spec), architecture_(*spec.architecture) {}
 
     std::vector<TensorSlot> build() {
         const std::int64_t hidden = spec_.hidden_size;
+        const NormNames norms = norm_names(architecture_.norm_placement);
         add("model.embed_tokens.weight", {spec_.vocab_size, hidden}, TensorRole::embedding);
         for (layer_ = 0; layer_ < spec_.num_layers; ++layer_) {
-            add_in_layer("input_layernorm.weight", {hidden}, TensorRole::norm);
-            add_attention();
-            add_in_layer("post_attention_layernorm.weight", {hidden}, TensorRole::norm);
+            add_layer_norm(norms.before_attention);
+            if (spec_.latent)
+                add_latent_attention();
+            else
+                add_attention();
+            add_layer_norm(norms.after_attention);
+            add_layer_norm(norms.before_mlp);
             if (spec_.layers[static_cast<std::size_t>(layer_)].kind == LayerKind::moe)
                 add_moe();
             else
-                add_dense_mlp();
+                add_mlp(dense_mlp_names(architecture_, layer_), spec_.intermediate_size, TensorRole::mlp, spec_.mlp_bias);
+            add_layer_norm(norms.after_mlp);
         }
         layer_ = -1;
-        add("model.norm.weight", {hidden}, TensorRole::norm);
+        add_norm("model.norm.weight");
         if (!spec_.tied_embeddings) add("lm_head.weight", {spec_.vocab_size, hidden}, TensorRole::lm_head);
+        if (spec_.lm_head_bias) add("lm_head.bias", {spec_.vocab_size}, TensorRole::lm_head);
         return std::move(slots_);
     }
 
@@ -55,48 +91,77 @@ private:
     void add_in_layer(std::string_view suffix, std::vector<std::int64_t> shape, TensorRole role) {
         add(layer_tensor(layer_, suffix), std::move(shape), role);
     }
-    void add_mlp(const MlpNames& names, std::int64_t width, TensorRole role) {
-        add(names.gate, {width, spec_.hidden_size}, role);
-        add(names.up, {width, spec_.hidden_size}, role);
-        add(names.down, {spec_.hidden_size, width}, role);
+
+    void add_norm(const std::string& name) {
+        add(name, {spec_.hidden_size}, TensorRole::norm);
+        if (architecture_.norm == NormForm::layer) add(sibling(name, "bias"), {spec_.hidden_size}, TensorRole::norm);
+    }
+    void add_layer_norm(std::string_view name) {
+        if (!name.empty()) add_norm(layer_tensor(layer_, name));
+    }
+
+    void add_linear(const std::string& name, std::int64_t out, std::int64_t in, bool bias, TensorRole role) {
+        add(name, {out, in}, role);
+        if (bias) add(sibling(name, "bias"), {out}, role);
+    }
+
+    void add_mlp(const MlpNames& names, std::int64_t width, TensorRole role, bool bias = false) {
+        if (!names.gate.empty()) add_linear(names.gate, width, spec_.hidden_size, bias, role);
+        add_linear(names.up, width, spec_.hidden_size, bias, role);
+        add_linear(names.down, spec_.hidden_size, width, bias, role);
+    }
+
+    void add_projection(std::string_view name, std::int64_t out, std::int64_t in, bool bias) {
+        add_linear(layer_tensor(layer_, fmt::format("self_attn.{}.weight", name)), out, in, bias, TensorRole::attention);
     }
 
     void add_attention() {
         const std::int64_t q = spec_.num_heads * spec_.head_dim, kv = spec_.num_kv_heads * spec_.head_dim;
-        const auto projection = [&](std::string_view name, std::int64_t out, std::int64_t in, bool bias) {
-            add_in_layer(fmt::format("self_attn.{}.weight", name), {out, in}, TensorRole::attention);
-            if (bias) add_in_layer(fmt::format("self_attn.{}.bias", name), {out}, TensorRole::attention);
-        };
-        projection("q_proj", q, spec_.hidden_size, spec_.qkv_bias);
-        projection("k_proj", kv, spec_.hidden_size, spec_.qkv_bias);
-        projection("v_proj", kv, spec_.hidden_size, spec_.qkv_bias);
-        projection("o_proj", spec_.hidden_size, q, spec_.o_bias);
-        if (spec_.architecture->qk_norm == QkNorm::per_head) {
-            add_in_layer("self_attn.q_norm.weight", {spec_.head_dim}, TensorRole::norm);
-            add_in_layer("self_attn.k_norm.weight", {spec_.head_dim}, TensorRole::norm);
+        add_projection("q_proj", q, spec_.hidden_size, spec_.qkv_bias);
+        add_projection("k_proj", kv, spec_.hidden_size, spec_.qkv_bias);
+        add_projection("v_proj", kv, spec_.hidden_size, spec_.qkv_bias);
+        add_projection("o_proj", spec_.hidden_size, q, spec_.o_bias);
+        if (spec_.qk_norm == QkNorm::per_head || spec_.qk_norm == QkNorm::whole) {
+            const bool whole = spec_.qk_norm == QkNorm::whole;
+            add_in_layer("self_attn.q_norm.weight", {whole ? q : spec_.head_dim}, TensorRole::norm);
+            add_in_layer("self_attn.k_norm.weight", {whole ? kv : spec_.head_dim}, TensorRole::norm);
         }
+        if (architecture_.attention_sinks) add_in_layer("self_attn.sinks", {spec_.num_heads}, TensorRole::attention);
     }
 
-    void add_dense_mlp() {
-        add_mlp(dense_mlp_names(layer_), spec_.intermediate_size, TensorRole::mlp);
-        if (!spec_.mlp_bias) return;
-        add_in_layer("mlp.gate_proj.bias", {spec_.intermediate_size}, TensorRole::mlp);
-        add_in_layer("mlp.up_proj.bias", {spec_.intermediate_size}, TensorRole::mlp);
-        add_in_layer("mlp.down_proj.bias", {spec_.hidden_size}, TensorRole::mlp);
+    void add_latent_attention() {
+        const LatentAttention& latent = *spec_.latent;
+        const std::int64_t hidden = spec_.hidden_size, heads = spec_.num_heads;
+        if (latent.q_rank == 0) {
+            add_projection("q_proj", heads * spec_.head_dim, hidden, false);
+        } else {
+            add_projection("q_a_proj", latent.q_rank, hidden, spec_.qkv_bias);
+            add_in_layer("self_attn.q_a_layernorm.weight", {latent.q_rank}, TensorRole::norm);
+            add_projection("q_b_proj", heads * spec_.head_dim, latent.q_rank, false);
+        }
+        add_projection("kv_a_proj_with_mqa", latent.kv_rank + latent.rope_dim, hidden, spec_.qkv_bias);
+        add_in_layer("self_attn.kv_a_layernorm.weight", {latent.kv_rank}, TensorRole::norm);
+        add_projection("kv_b_proj", heads * (latent.nope_dim + latent.v_dim), latent.kv_rank, false);
+        add_projection("o_proj", hidden, heads * latent.v_dim, spec_.o_bias);
     }
 
     void add_moe() {
-        const MoeTable& moe = *spec_.architecture->moe;
-        add_in_layer(moe.router, {spec_.num_experts, spec_.hidden_size}, TensorRole::router);
+        const MoeTable& moe = *architecture_.moe;
+        for (const std::string& router : router_names(spec_, layer_)) {
+            add(router, {spec_.num_experts, spec_.hidden_size}, TensorRole::router);
+            if (moe.router_bias) add(sibling(router, "bias"), {spec_.num_experts}, TensorRole::router_bias);
+            if (moe.correction_bias) add(sibling(router, "e_score_correction_bias"), {spec_.num_experts}, TensorRole::router_bias);
+        }
         for (expert_ = 0; expert_ < spec_.num_experts; ++expert_)
-            add_mlp(expert_names(*spec_.architecture, layer_, expert_), spec_.expert_width, TensorRole::expert);
+            add_mlp(expert_names(architecture_, layer_, expert_), spec_.expert_width, TensorRole::expert, moe.expert_bias);
         expert_ = -1;
         if (spec_.shared_width == 0) return;
-        add_mlp(shared_expert_names(*spec_.architecture, layer_), spec_.shared_width, TensorRole::shared_expert);
+        add_mlp(shared_expert_names(architecture_, layer_), spec_.shared_width, TensorRole::shared_expert);
         if (moe.shared_gate == SharedGate::sigmoid) add_in_layer(moe.shared_gate_name, {1, spec_.hidden_size}, TensorRole::shared_gate);
     }
 
     const ModelSpec& spec_;
+    const Architecture& architecture_;
     std::vector<TensorSlot> slots_;
     std::int64_t layer_ = -1, expert_ = -1;
 };

@@ -19,7 +19,8 @@ public:
 
     /// Tokens that passed all layers.
     std::size_t num_tokens() const;
-    /// {"layers": {"0": {"experts": [3, 1], "weights": [0.7, 0.3]}, ...}}
+    /// {"layers": {"0": {"experts": [3, 1], "weights": [0.7, 0.3]}, ...}}; a chained layer has further iterations under
+    /// "iterations", in the same form.
     io::Json token(std::size_t position) const;
 
 private:
@@ -27,7 +28,8 @@ private:
         std::vector<std::int64_t> experts;
         std::vector<float> weights;
     };
-    std::vector<std::vector<Choice>> layers_;  // [layer][position]
+    using Choices = std::vector<Choice>;                      // one, or one for each iteration of a chain
+    std::vector<std::vector<Choices>> layers_;                // [layer][position]
 };
 
 }  // namespace mixwright::generate

@@ -4,9 +4,8 @@
 #include <fmt/format.h>
 
 #include "error.h"
-#include "ops/attention.h"
+#include "model/self_attention.h"
 #include "ops/expert_dispatch.h"
-#include "ops/rms_norm.h"
 
 namespace mixwright::model {
 
@@ -17,10 +16,15 @@ void Taps::routing(std::int64_t, const ops::Routing&) {}
 Step Decoder::step(std::int64_t length, at::Device device, KvCache* cache, Taps* taps) const {
     const std::int64_t first = cache != nullptr ? cache->length() : 0;
     const at::Tensor positions = at::arange(first, first + length, at::TensorOptions(at::kLong).device(device));
-    return {ops::rope_angles(spec_.rope, spec_.head_dim, spec_.max_positions, positions, first + length), {}, cache, taps};
+    const auto angles = [&](const arch::Rope& rope) { return ops::rope_angles(rope, spec_.rope_head_dim(), spec_.max_positions, positions, first + length); };
+    Step step{.angles = angles(spec_.rope), .cache = cache, .taps = taps};
+    if (spec_.local_rope) step.local_angles = angles(*spec_.local_rope);
+    if (spec_.temperature_scale > 0)
+        step.temperature = (at::log1p(at::floor((positions.to(at::kFloat) + 1) / spec_.temperature_floor)) * spec_.temperature_scale + 1).unsqueeze(-1);
+    return step;
 }
 
-at::Tensor Decoder::embed(const ModelWeights& weights, const at::Tensor& ids) const {
+at::Tensor Decoder::embed(const ModelWeights& weights, const at::Tensor& ids, std::optional<at::ScalarType> dtype) const {
     // The embedding reads unchecked memory in release builds of libtorch's fast paths: look before.
     if (ids.numel() > 0) {
         const auto lowest = ids.min().item<std::int64_t>(), highest = ids.max().item<std::int64_t>();
@@ -29,35 +33,35 @@ at::Tensor Decoder::embed(const ModelWeights& weights, const at::Tensor& ids) co
                                                          lowest < 0 ? lowest : highest, spec_.vocab_size - 1),
                         "the tokenizer may belong to another model");
     }
-    return at::embedding(weights.embedding, ids);
+    const at::Tensor embedded = at::embedding(weights.embedding, ids).to(dtype.value_or(weights.embedding.scalar_type()));
+    if (spec_.embedding_multiplier == 1.0) return embedded;
+    // The multiplier is rounded to the dtype first, as the models were trained.
+    return embedded * at::scalar_tensor(spec_.embedding_multiplier, embedded.options());
 }
 
-at::Tensor Decoder::attend(const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step) const {
-    const std::int64_t batch = x_BLD.size(0), length = x_BLD.size(1);
-    const auto heads = [&](const at::Tensor& projected, std::int64_t num_heads) {
-        return projected.view({batch, length, num_heads, spec_.head_dim}).transpose(1, 2);  // [B, H, L, d]
+at::Tensor Decoder::norm(const at::Tensor& x, const ops::Norm& weights) const {
+    return ops::norm(x, weights, spec_.architecture->norm, spec_.rms_norm_eps);
+}
+
+at::Tensor Decoder::experts(const MoeWeights& weights, const at::Tensor& x_ND, const ops::Routing& routing) const {
+    const auto run = [&](const at::Tensor& x, const ops::Routing& r) {
+        return weights.stack.defined() ? ops::grouped_experts(x, r, weights.stack) : ops::dispatch_to_experts(x, r, weights.experts);
     };
-    at::Tensor q = heads(weights.q(x_BLD), spec_.num_heads);
-    at::Tensor k = heads(weights.k(x_BLD), spec_.num_kv_heads);
-    at::Tensor v = heads(weights.v(x_BLD), spec_.num_kv_heads);
-    if (weights.q_norm.defined()) {
-        q = ops::rms_norm(q, weights.q_norm, spec_.rms_norm_eps);
-        k = ops::rms_norm(k, weights.k_norm, spec_.rms_norm_eps);
-    }
-    q = ops::apply_rope(q, step.angles);
-    k = ops::apply_rope(k, step.angles);
-    if (step.cache != nullptr) std::tie(k, v) = step.cache->append(layer, k, v);
-
-    const std::int64_t window = spec_.layers[static_cast<std::size_t>(layer)].sliding_window;
-    return weights.o(ops::attention(q, k, v, {.causal = true, .window = window, .keys = step.key_mask}));
+    if (!spec_.architecture->moe->weigh_input) return run(x_ND, routing);
+    // Each of a token's k experts sees an input of its own, so each becomes a token with one expert.
+    const std::int64_t num_tokens = x_ND.size(0), top_k = routing.experts.size(1);
+    const at::Tensor weighed = (x_ND.unsqueeze(1) * routing.weights.unsqueeze(-1).to(x_ND.scalar_type())).flatten(0, 1);
+    const ops::Routing single{.weights = at::ones({num_tokens * top_k, 1}, routing.weights.options()), .experts = routing.experts.reshape({-1, 1})};
+    return run(weighed, single).view({num_tokens, top_k, -1}).sum(1);
 }
 
-at::Tensor Decoder::moe(const MoeWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, Taps* taps) const {
+at::Tensor Decoder::moe(const MoeWeights& weights, std::int64_t layer, std::int64_t iteration, const at::Tensor& x_BLD, Taps* taps) const {
     const at::Tensor x_ND = x_BLD.reshape({-1, spec_.hidden_size});
-    const ops::Routing routing =
-        ops::route(x_ND, weights.router, spec_.top_k, spec_.norm_topk_prob, spec_.routed_scaling_factor);
+    const std::size_t router = weights.routers.size() > 1 ? static_cast<std::size_t>(iteration) : 0;
+    ops::Routing routing = ops::route(x_ND, weights.routers[router], ops::router_form(spec_));
+    routing.iteration = iteration;
     if (taps != nullptr) taps->routing(layer, routing);
-    at::Tensor y_ND = weights.stack.defined() ? ops::grouped_experts(x_ND, routing, weights.stack) : ops::dispatch_to_experts(x_ND, routing, weights.experts);
+    at::Tensor y_ND = experts(weights, x_ND, routing);
     if (weights.shared.down.weight.defined()) {
         at::Tensor shared = weights.shared(x_ND);
         if (weights.shared_gate.defined()) shared = at::sigmoid(at::linear(x_ND, weights.shared_gate)) * shared;
@@ -66,19 +70,42 @@ at::Tensor Decoder::moe(const MoeWeights& weights, std::int64_t layer, const at:
     return y_ND.view(x_BLD.sizes());
 }
 
-at::Tensor Decoder::run_layer(const LayerWeights& weights, std::int64_t layer, const at::Tensor& hidden_BLD, const Step& step) const {
-    if (step.taps != nullptr) step.taps->layer_input(layer, hidden_BLD);
-    const at::Tensor normed = ops::rms_norm(hidden_BLD, weights.input_norm, spec_.rms_norm_eps);
-    const at::Tensor attended = hidden_BLD + attend(weights.attention, layer, normed, step);
+at::Tensor Decoder::chain(const MoeWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, Taps* taps) const {
+    const arch::Chain& form = *spec_.layers[static_cast<std::size_t>(layer)].chain;
+    at::Tensor x = x_BLD;
+    for (std::int64_t t = 0; t < form.iterations; ++t) {
+        at::Tensor y = moe(weights, layer, t, x, taps);
+        if (form.inner_residual) y = x + y;
+        if (form.initial_residual) y = x_BLD + y;
+        x = std::move(y);
+    }
+    return x;
+}
 
-    const at::Tensor x = ops::rms_norm(attended, weights.post_attention_norm, spec_.rms_norm_eps);
+at::Tensor Decoder::rejoin(const at::Tensor& stream, const at::Tensor& branch, const ops::Norm& after) const {
+    const at::Tensor normed = after.weight.defined() ? norm(branch, after) : branch;
+    return stream + (spec_.residual_multiplier == 1.0 ? normed : normed * spec_.residual_multiplier);
+}
+
+at::Tensor Decoder::run_layer(const LayerWeights& weights, std::int64_t layer, const at::Tensor& hidden_BLD, const Step& step) const {
+    const arch::LayerSpec& form = spec_.layers[static_cast<std::size_t>(layer)];
+    const auto normed = [&](const at::Tensor& x, const ops::Norm& before) { return before.weight.defined() ? norm(x, before) : x; };
+    if (step.taps != nullptr) step.taps->layer_input(layer, hidden_BLD);
+    const at::Tensor attended =
+        rejoin(hidden_BLD, self_attention(spec_, weights.attention, layer, normed(hidden_BLD, weights.input_norm), step), weights.attention_output_norm);
+
+    const at::Tensor x = normed(attended, weights.post_attention_norm);
     if (step.taps != nullptr) step.taps->mlp_input(layer, x);
-    const bool is_moe = spec_.layers[static_cast<std::size_t>(layer)].kind == arch::LayerKind::moe;
-    return attended + (is_moe ? moe(weights.moe, layer, x, step.taps) : weights.mlp(x));
+    if (form.chain) {
+        const at::Tensor y = chain(weights.moe, layer, x, step.taps);
+        if (form.chain->outer_residual) return rejoin(attended, y, weights.mlp_output_norm);
+        return weights.mlp_output_norm.weight.defined() ? norm(y, weights.mlp_output_norm) : y;
+    }
+    return rejoin(attended, form.kind == arch::LayerKind::moe ? moe(weights.moe, layer, 0, x, step.taps) : weights.mlp(x), weights.mlp_output_norm);
 }
 
 at::Tensor Decoder::final_norm(const ModelWeights& weights, const at::Tensor& hidden) const {
-    return ops::rms_norm(hidden, weights.final_norm, spec_.rms_norm_eps);
+    return norm(hidden, weights.final_norm);
 }
 
 at::Tensor Decoder::run(const ModelWeights& weights, const at::Tensor& ids, const Step& step) const {
@@ -90,7 +117,10 @@ at::Tensor Decoder::run(const ModelWeights& weights, const at::Tensor& ids, cons
 }
 
 at::Tensor Decoder::logits(const ModelWeights& weights, const at::Tensor& hidden) const {
-    return at::linear(hidden, weights.lm_head);
+    at::Tensor logits = at::linear(hidden, weights.lm_head, weights.lm_head_bias);
+    if (spec_.logits_divisor != 1.0) logits = logits / spec_.logits_divisor;
+    if (spec_.logit_softcap > 0) logits = at::tanh(logits / spec_.logit_softcap) * spec_.logit_softcap;
+    return logits;
 }
 
 }  // namespace mixwright::model

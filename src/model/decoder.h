@@ -7,34 +7,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "arch/architecture.h"
-#include "model/kv_cache.h"
+#include "model/step.h"
 #include "model/weights.h"
-#include "ops/rope.h"
-#include "ops/router.h"
 
 namespace mixwright::model {
-
-/// Receives what flows through a layer. Every tensor is the one the graph goes on with: do not write to it.
-class Taps {
-public:
-    virtual ~Taps() = default;
-    /// The residual stream before the layer, [B, L, D].
-    virtual void layer_input(std::int64_t layer, const at::Tensor& hidden_BLD);
-    /// What the MLP or router sees: the post-attention norm of the stream, [B, L, D].
-    virtual void mlp_input(std::int64_t layer, const at::Tensor& hidden_BLD);
-    /// Where the N = B * L tokens of a MoE layer go.
-    virtual void routing(std::int64_t layer, const ops::Routing& routing);
-};
-
-/// One call's positions and masks, shared by all layers.
-struct Step {
-    ops::RopeAngles angles;
-    at::Tensor key_mask;        // bool [B, Lk], false for padding; undefined without padding
-    KvCache* cache = nullptr;   // null: the call sees whole sequences
-    Taps* taps = nullptr;
-};
 
 class Decoder {
 public:
@@ -45,8 +24,9 @@ public:
     /// A step of `length` tokens after those in `cache` (from position 0 without one).
     Step step(std::int64_t length, at::Device device, KvCache* cache = nullptr, Taps* taps = nullptr) const;
 
-    /// ids [B, L] int64 -> [B, L, D]. Error(mismatch) when an id is not in the vocabulary.
-    at::Tensor embed(const ModelWeights& weights, const at::Tensor& ids) const;
+    /// ids [B, L] int64 -> [B, L, D] in `dtype`, that of the weights when undefined; scaled where the architecture says so.
+    /// Error(mismatch) when an id is not in the vocabulary.
+    at::Tensor embed(const ModelWeights& weights, const at::Tensor& ids, std::optional<at::ScalarType> dtype = std::nullopt) const;
     /// The stream after one layer.
     at::Tensor run_layer(const LayerWeights& weights, std::int64_t layer, const at::Tensor& hidden_BLD, const Step& step) const;
     /// The final norm, [.., D] -> [.., D].
@@ -54,12 +34,15 @@ public:
 
     /// All layers and the final norm on resident weights: ids [B, L] -> [B, L, D]. Advances the cache of the step.
     at::Tensor run(const ModelWeights& weights, const at::Tensor& ids, const Step& step) const;
-    /// [.., D] -> [.., V], in the dtype of the weights.
+    /// [.., D] -> [.., V], in the dtype of the weights: divided and soft-capped where the architecture says so.
     at::Tensor logits(const ModelWeights& weights, const at::Tensor& hidden) const;
 
 private:
-    at::Tensor attend(const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step) const;
-    at::Tensor moe(const MoeWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, Taps* taps) const;
+    at::Tensor norm(const at::Tensor& x, const ops::Norm& weights) const;
+    at::Tensor experts(const MoeWeights& weights, const at::Tensor& x_ND, const ops::Routing& routing) const;
+    at::Tensor moe(const MoeWeights& weights, std::int64_t layer, std::int64_t iteration, const at::Tensor& x_BLD, Taps* taps) const;
+    at::Tensor chain(const MoeWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, Taps* taps) const;
+    at::Tensor rejoin(const at::Tensor& stream, const at::Tensor& branch, const ops::Norm& after) const;
 
     arch::ModelSpec spec_;
 };

@@ -10,7 +10,7 @@ LayerStream::LayerStream(const arch::OpenModel& model, Placement placement)
     : model_(model), placement_(placement), decoder_(model.spec) {
     const checkpoint::TensorInfo& embedding = model.tensors->at("model.embed_tokens.weight");
     ends_.embedding = load_tensor(model, embedding.name, {scalar_type(embedding.dtype), placement.device});
-    ends_.final_norm = load_tensor(model, "model.norm.weight", placement);
+    ends_.final_norm = load_final_norm(model, placement);
 }
 
 std::vector<at::Tensor> LayerStream::run(const std::vector<StreamedBatch>& batches,
@@ -18,7 +18,7 @@ std::vector<at::Tensor> LayerStream::run(const std::vector<StreamedBatch>& batch
     std::vector<at::Tensor> hidden;
     std::vector<Step> steps;
     for (std::size_t b = 0; b < batches.size(); ++b) {
-        hidden.push_back(decoder_.embed(ends_, batches[b].ids.to(placement_.device)).to(placement_.dtype));
+        hidden.push_back(decoder_.embed(ends_, batches[b].ids.to(placement_.device), placement_.dtype));
         steps.push_back(decoder_.step(batches[b].ids.size(1), placement_.device, nullptr, taps_for ? taps_for(b) : nullptr));
         if (batches[b].key_mask.defined()) steps.back().key_mask = batches[b].key_mask.to(placement_.device);
     }

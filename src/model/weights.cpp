@@ -18,8 +18,24 @@ LayerKind kind_of(const arch::ModelSpec& spec, std::int64_t layer) { return spec
 // Makes room for what the spec says a layer has.
 LayerWeights empty_layer(const arch::ModelSpec& spec, std::int64_t layer) {
     LayerWeights weights;
-    if (kind_of(spec, layer) == LayerKind::moe) weights.moe.experts.resize(static_cast<std::size_t>(spec.num_experts));
+    const auto shape = [&](ops::Mlp& mlp) {
+        mlp.activation = spec.activation;
+        mlp.swiglu_limit = spec.swiglu_limit;
+    };
+    shape(weights.mlp);
+    if (kind_of(spec, layer) == LayerKind::moe) {
+        weights.moe.experts.resize(static_cast<std::size_t>(spec.num_experts));
+        weights.moe.routers.resize(arch::router_names(spec, layer).size());
+        for (ops::Mlp& expert : weights.moe.experts) shape(expert);
+        shape(weights.moe.shared);
+    }
     return weights;
+}
+
+// What decides between nearly equal experts is not rounded.
+Placement placement_of(const std::string& name, Placement placement) {
+    if (name.ends_with("e_score_correction_bias")) placement.dtype = at::kFloat;
+    return placement;
 }
 
 }  // namespace
@@ -62,18 +78,29 @@ at::Tensor load_tensor(const arch::OpenModel& model, const std::string& name, co
 void visit_linears(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights,
                    const std::function<void(const std::string&, ops::Linear&)>& visit) {
     const auto attention = [&](const char* name, ops::Linear& linear) { visit(layer_tensor(layer, fmt::format("self_attn.{}", name)), linear); };
-    attention("q_proj", weights.attention.q);
-    attention("k_proj", weights.attention.k);
-    attention("v_proj", weights.attention.v);
-    attention("o_proj", weights.attention.o);
+    AttentionWeights& w = weights.attention;
+    if (spec.latent && spec.latent->q_rank > 0) {
+        attention("q_a_proj", w.q_a);
+        attention("q_b_proj", w.q_b);
+    } else {
+        attention("q_proj", w.q);
+    }
+    if (spec.latent) {
+        attention("kv_a_proj_with_mqa", w.kv_a);
+        attention("kv_b_proj", w.kv_b);
+    } else {
+        attention("k_proj", w.k);
+        attention("v_proj", w.v);
+    }
+    attention("o_proj", w.o);
 
     const auto mlp = [&](const arch::MlpNames& names, ops::Mlp& m) {
-        visit(without_weight(names.gate), m.gate);
+        if (!names.gate.empty()) visit(without_weight(names.gate), m.gate);
         visit(without_weight(names.up), m.up);
         visit(without_weight(names.down), m.down);
     };
     if (kind_of(spec, layer) == LayerKind::dense) {
-        mlp(arch::dense_mlp_names(layer), weights.mlp);
+        mlp(arch::dense_mlp_names(*spec.architecture, layer), weights.mlp);
         return;
     }
     for (std::int64_t e = 0; e < spec.num_experts; ++e)
@@ -81,24 +108,68 @@ void visit_linears(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights
     if (spec.shared_width > 0) mlp(arch::shared_expert_names(*spec.architecture, layer), weights.moe.shared);
 }
 
-void visit_layer_tensors(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights,
-                         const std::function<void(const std::string&, at::Tensor&)>& visit) {
-    visit(layer_tensor(layer, "input_layernorm.weight"), weights.input_norm);
+namespace {
+
+using Visit = std::function<void(const std::string&, at::Tensor&)>;
+
+void visit_norm(const arch::ModelSpec& spec, const std::string& name, ops::Norm& norm, const Visit& visit) {
+    visit(name, norm.weight);
+    if (spec.architecture->norm == arch::NormForm::layer) visit(arch::sibling(name, "bias"), norm.bias);
+}
+
+bool has_bias(const arch::ModelSpec& spec, const std::string& linear, bool moe) {
+    if (linear.ends_with("self_attn.o_proj")) return spec.o_bias;
+    if (linear.find(".self_attn.") == std::string::npos) {
+        if (!moe) return spec.mlp_bias;
+        return spec.architecture->moe->expert_bias && linear.find(fmt::format(".{}.", spec.architecture->moe->experts)) != std::string::npos;
+    }
+    const bool expansion = linear.ends_with("q_b_proj") || linear.ends_with("kv_b_proj") || (spec.latent && linear.ends_with("q_proj"));
+    return spec.qkv_bias && !expansion;
+}
+
+void visit_attention_norms(const arch::ModelSpec& spec, std::int64_t layer, AttentionWeights& weights, const Visit& visit) {
+    const auto attention = [&](const char* name, at::Tensor& tensor) { visit(layer_tensor(layer, fmt::format("self_attn.{}", name)), tensor); };
+    if (spec.latent) {
+        if (spec.latent->q_rank > 0) attention("q_a_layernorm.weight", weights.q_a_norm);
+        attention("kv_a_layernorm.weight", weights.kv_a_norm);
+    } else if (spec.qk_norm == arch::QkNorm::per_head || spec.qk_norm == arch::QkNorm::whole) {
+        attention("q_norm.weight", weights.q_norm);
+        attention("k_norm.weight", weights.k_norm);
+    }
+    if (spec.architecture->attention_sinks) attention("sinks", weights.sinks);
+}
+
+void visit_routers(const arch::ModelSpec& spec, std::int64_t layer, MoeWeights& weights, const Visit& visit) {
+    const arch::MoeTable& table = *spec.architecture->moe;
+    const std::vector<std::string> names = arch::router_names(spec, layer);
+    for (std::size_t t = 0; t < names.size(); ++t) {
+        ops::RouterWeights& router = weights.routers[t];
+        visit(names[t], router.weight);
+        if (table.router_bias) visit(arch::sibling(names[t], "bias"), router.bias);
+        if (table.correction_bias) visit(arch::sibling(names[t], "e_score_correction_bias"), router.correction);
+    }
+}
+
+}  // namespace
+
+void visit_layer_tensors(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights, const Visit& visit) {
+    const arch::NormNames norms = arch::norm_names(spec.architecture->norm_placement);
+    const auto layer_norm = [&](std::string_view name, ops::Norm& norm) {
+        if (!name.empty()) visit_norm(spec, layer_tensor(layer, name), norm, visit);
+    };
     const bool moe = kind_of(spec, layer) == LayerKind::moe;
+    layer_norm(norms.before_attention, weights.input_norm);
     visit_linears(spec, layer, weights, [&](const std::string& name, ops::Linear& linear) {
         visit(name + ".weight", linear.weight);
-        const bool is_o = name.ends_with("self_attn.o_proj"), is_attention = name.find(".self_attn.") != std::string::npos;
-        const bool biased = is_o ? spec.o_bias : is_attention ? spec.qkv_bias : spec.mlp_bias && !moe;
-        if (biased) visit(name + ".bias", linear.bias);
+        if (has_bias(spec, name, moe)) visit(name + ".bias", linear.bias);
     });
-    if (spec.architecture->qk_norm == arch::QkNorm::per_head) {
-        visit(layer_tensor(layer, "self_attn.q_norm.weight"), weights.attention.q_norm);
-        visit(layer_tensor(layer, "self_attn.k_norm.weight"), weights.attention.k_norm);
-    }
-    visit(layer_tensor(layer, "post_attention_layernorm.weight"), weights.post_attention_norm);
+    visit_attention_norms(spec, layer, weights.attention, visit);
+    layer_norm(norms.after_attention, weights.attention_output_norm);
+    layer_norm(norms.before_mlp, weights.post_attention_norm);
+    layer_norm(norms.after_mlp, weights.mlp_output_norm);
     if (!moe) return;
+    visit_routers(spec, layer, weights.moe, visit);
     const arch::MoeTable& table = *spec.architecture->moe;
-    visit(layer_tensor(layer, table.router), weights.moe.router);
     if (spec.shared_width > 0 && table.shared_gate == arch::SharedGate::sigmoid)
         visit(layer_tensor(layer, table.shared_gate_name), weights.moe.shared_gate);
 }
@@ -108,17 +179,18 @@ void visit_tensors(const arch::ModelSpec& spec, ModelWeights& weights,
     visit("model.embed_tokens.weight", weights.embedding);
     for (std::int64_t layer = 0; layer < static_cast<std::int64_t>(weights.layers.size()); ++layer)
         visit_layer_tensors(spec, layer, weights.layers[static_cast<std::size_t>(layer)], visit);
-    visit("model.norm.weight", weights.final_norm);
+    visit_norm(spec, "model.norm.weight", weights.final_norm, visit);
     if (spec.tied_embeddings)
         weights.lm_head = weights.embedding;
     else
         visit("lm_head.weight", weights.lm_head);
+    if (spec.lm_head_bias) visit("lm_head.bias", weights.lm_head_bias);
 }
 
 LayerWeights load_layer(const arch::OpenModel& model, std::int64_t layer, const Placement& placement) {
     LayerWeights weights = empty_layer(model.spec, layer);
     visit_layer_tensors(model.spec, layer, weights,
-                        [&](const std::string& name, at::Tensor& tensor) { tensor = load_tensor(model, name, placement); });
+                        [&](const std::string& name, at::Tensor& tensor) { tensor = load_tensor(model, name, placement_of(name, placement)); });
     return weights;
 }
 
@@ -127,6 +199,12 @@ ModelWeights load_outer(const arch::OpenModel& model, const Placement& placement
     visit_tensors(model.spec, weights,
                   [&](const std::string& name, at::Tensor& tensor) { tensor = load_tensor(model, name, placement); });
     return weights;
+}
+
+ops::Norm load_final_norm(const arch::OpenModel& model, const Placement& placement) {
+    ops::Norm norm;
+    visit_norm(model.spec, "model.norm.weight", norm, [&](const std::string& name, at::Tensor& tensor) { tensor = load_tensor(model, name, placement); });
+    return norm;
 }
 
 ModelWeights load_all(const arch::OpenModel& model, const Placement& placement) {

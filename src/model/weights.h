@@ -10,16 +10,22 @@
 #include "arch/canonical.h"
 #include "ops/grouped_experts.h"
 #include "ops/mlp.h"
+#include "ops/norm.h"
+#include "ops/router.h"
 
 namespace mixwright::model {
 
 struct AttentionWeights {
     ops::Linear q, k, v, o;        // [H d, D], [Hkv d, D], [Hkv d, D], [D, H d]
-    at::Tensor q_norm, k_norm;     // [d], or undefined
+    at::Tensor q_norm, k_norm;     // [d] or [H d] and [Hkv d], or undefined
+    at::Tensor sinks;              // [H], or undefined
+    // Latent attention has these in place of k and v, and of q when queries have a latent too.
+    ops::Linear q_a, q_b, kv_a, kv_b;  // [rq, D], [H d, rq], [r + rope, D], [H (nope + v), r]
+    at::Tensor q_a_norm, kv_a_norm;    // [rq], [r]
 };
 
 struct MoeWeights {
-    at::Tensor router;             // [E, D]
+    std::vector<ops::RouterWeights> routers;  // one, or one for each iteration of a chain
     std::vector<ops::Mlp> experts; // [E]; with empty weights when they are in the stack
     ops::ExpertStack stack;        // all experts as one operation, for training; undefined otherwise
     ops::Mlp shared;               // undefined weights without shared experts
@@ -27,7 +33,8 @@ struct MoeWeights {
 };
 
 struct LayerWeights {
-    at::Tensor input_norm, post_attention_norm;  // [D]
+    // Norms of the inputs and outputs of attention and MLP; those the architecture does not have are undefined.
+    ops::Norm input_norm, attention_output_norm, post_attention_norm, mlp_output_norm;
     AttentionWeights attention;
     ops::Mlp mlp;                  // of a dense layer
     MoeWeights moe;                // of a MoE layer
@@ -36,8 +43,9 @@ struct LayerWeights {
 struct ModelWeights {
     at::Tensor embedding;          // [V, D]
     std::vector<LayerWeights> layers;
-    at::Tensor final_norm;         // [D]
+    ops::Norm final_norm;
     at::Tensor lm_head;            // [V, D]; the embedding itself when tied
+    at::Tensor lm_head_bias;       // [V], or undefined
 };
 
 /// How tensors are placed when they are loaded.
@@ -56,6 +64,7 @@ at::Tensor load_tensor(const arch::OpenModel& model, const std::string& name, co
 LayerWeights load_layer(const arch::OpenModel& model, std::int64_t layer, const Placement& placement);
 /// Everything but the layers.
 ModelWeights load_outer(const arch::OpenModel& model, const Placement& placement);
+ops::Norm load_final_norm(const arch::OpenModel& model, const Placement& placement);
 ModelWeights load_all(const arch::OpenModel& model, const Placement& placement);
 
 /// Tells the kernel that the mapped pages of `layer` are not needed soon.

@@ -71,6 +71,7 @@ double scale_longrope(const Rope& rope, std::int64_t sequence_length, std::vecto
     const bool is_long = static_cast<double>(sequence_length) > rope.original_max_positions;
     const std::vector<double>& factors = is_long ? rope.long_factor : rope.short_factor;
     for (std::size_t i = 0; i < inverse.size(); ++i) inverse[i] /= static_cast<float>(factors[i]);
+    if (const auto& mscale = is_long ? rope.long_mscale : rope.short_mscale) return *mscale;
     if (rope.attention_factor) return *rope.attention_factor;
     return rope.factor <= 1 ? 1.0 : std::sqrt(1 + std::log(rope.factor) / std::log(rope.original_max_positions));
 }
@@ -96,6 +97,17 @@ Frequencies frequencies(const Rope& rope, std::int64_t dim, std::int64_t max_pos
     return result;
 }
 
+at::Tensor rotate_halves(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+    const std::vector<at::Tensor> halves = x.chunk(2, -1);
+    return x * cos + at::cat({-halves[1], halves[0]}, -1) * sin;
+}
+
+at::Tensor rotate_neighbours(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+    const at::Tensor even = x.slice(-1, 0, std::nullopt, 2), odd = x.slice(-1, 1, std::nullopt, 2);
+    const at::Tensor c = cos.chunk(2, -1)[0], s = sin.chunk(2, -1)[0];
+    return at::cat({even * c - odd * s, odd * c + even * s}, -1);
+}
+
 }  // namespace
 
 RopeAngles rope_angles(const arch::Rope& rope, std::int64_t head_dim, std::int64_t max_positions, const at::Tensor& positions,
@@ -105,7 +117,7 @@ RopeAngles rope_angles(const arch::Rope& rope, std::int64_t head_dim, std::int64
     const at::Tensor inverse = at::tensor(f.inverse, at::kFloat).to(positions.device());
     const at::Tensor half = positions.to(at::kFloat).unsqueeze(-1) * inverse;  // [..., L, dim / 2]
     const at::Tensor angles = at::cat({half, half}, -1);
-    return {angles.cos() * f.attention_factor, angles.sin() * f.attention_factor};
+    return {angles.cos() * f.attention_factor, angles.sin() * f.attention_factor, rope.interleaved};
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const RopeAngles& angles) {
@@ -115,8 +127,7 @@ at::Tensor apply_rope(const at::Tensor& x, const RopeAngles& angles) {
     const at::Tensor sin = (per_sequence ? angles.sin.unsqueeze(1) : angles.sin).to(x.scalar_type());
     const std::int64_t rotating = cos.size(-1);
     const at::Tensor head = rotating == x.size(-1) ? x : x.narrow(-1, 0, rotating);
-    const std::vector<at::Tensor> halves = head.chunk(2, -1);
-    const at::Tensor rotated = head * cos + at::cat({-halves[1], halves[0]}, -1) * sin;
+    const at::Tensor rotated = angles.interleaved ? rotate_neighbours(head, cos, sin) : rotate_halves(head, cos, sin);
     if (rotating == x.size(-1)) return rotated;
     return at::cat({rotated, x.narrow(-1, rotating, x.size(-1) - rotating)}, -1);
 }

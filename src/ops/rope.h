@@ -12,6 +12,7 @@ namespace mixwright::ops {
 /// cos and sin of the rotation angles, f32 [L, d] or [B, L, d], scaled by the attention factor of yarn and longrope.
 struct RopeAngles {
     at::Tensor cos, sin;
+    bool interleaved = false;  // pairs of x are neighbours (2j, 2j + 1), not halves
 };
 
 /// Angles for integer `positions` [L] or [B, L]. `sequence_length` is the longest length in play: dynamic and longrope
@@ -20,7 +21,8 @@ struct RopeAngles {
 RopeAngles rope_angles(const arch::Rope& rope, std::int64_t head_dim, std::int64_t max_positions, const at::Tensor& positions,
                        std::int64_t sequence_length);
 
-/// Rotates x [B, H, L, d]; only the first cos.size(-1) of d rotate. Differentiable.
+/// Rotates x [B, H, L, d]; only the first cos.size(-1) of d rotate. Interleaved pairs come out as halves: scores do not
+/// see the order as long as q and k share it. Differentiable.
 at::Tensor apply_rope(const at::Tensor& x, const RopeAngles& angles);
 
 }  // namespace mixwright::ops

@@ -157,7 +157,8 @@ std::string_view role_name(arch::TensorRole role) {
         case embedding: return "embedding";
         case norm: return "norm";
         case attention: return "attention";
-        case router: return "router";
+        case router:
+        case router_bias: return "router";
         case expert: return "expert";
         case shared_expert: return "shared expert";
         case shared_gate: return "shared gate";

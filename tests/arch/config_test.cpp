@@ -24,6 +24,7 @@ Json moe_config(const char* model_type) {
     config["moe_intermediate_size"] = 32;
     config["shared_expert_intermediate_size"] = 48;
     config["n_shared_experts"] = 2;
+    for (const char* key : {"kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}) config[key] = 16;
     return config;
 }
 

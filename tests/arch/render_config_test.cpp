@@ -16,6 +16,7 @@ Json small_config(std::string_view model_type) {
             {"num_attention_heads", 4}, {"num_key_value_heads", 2},   {"intermediate_size", 48},    {"moe_intermediate_size", 24},
             {"num_experts", 4},         {"num_local_experts", 4},     {"n_routed_experts", 4},      {"num_experts_per_tok", 2},
             {"eos_token_id", {1, 2}},   {"bos_token_id", 0},          {"dtype", "bfloat16"},        {"rms_norm_eps", 1e-5},
+            {"kv_lora_rank", 16},       {"qk_nope_head_dim", 16},     {"qk_rope_head_dim", 8},  {"v_head_dim", 12},
             {"head_dim", 16},           {"rope_theta", 500000.0},     {"tie_word_embeddings", true}};
 }
 
@@ -28,15 +29,29 @@ void expect_same(const ModelSpec& a, const ModelSpec& b) {
     EXPECT_EQ(a.rope, b.rope);
     EXPECT_EQ(a.rms_norm_eps, b.rms_norm_eps);
     EXPECT_EQ(a.qkv_bias, b.qkv_bias);
+    EXPECT_EQ(a.o_bias, b.o_bias);
+    EXPECT_EQ(a.lm_head_bias, b.lm_head_bias);
+    EXPECT_EQ(a.activation, b.activation);
+    EXPECT_EQ(a.qk_norm, b.qk_norm);
+    EXPECT_EQ(a.latent, b.latent);
+    EXPECT_EQ(a.local_rope, b.local_rope);
+    EXPECT_NEAR(a.attention_scale, b.attention_scale, 1e-12);
+    EXPECT_EQ(a.attention_softcap, b.attention_softcap);
+    EXPECT_EQ(a.logit_softcap, b.logit_softcap);
+    EXPECT_EQ(a.embedding_multiplier, b.embedding_multiplier);
+    EXPECT_EQ(a.residual_multiplier, b.residual_multiplier);
+    EXPECT_EQ(a.logits_divisor, b.logits_divisor);
+    EXPECT_EQ(a.qkv_clip, b.qkv_clip);
+    EXPECT_EQ(a.temperature_scale, b.temperature_scale);
+    EXPECT_EQ(a.num_groups, b.num_groups);
+    EXPECT_EQ(a.top_groups, b.top_groups);
+    EXPECT_EQ(a.shared_width, b.shared_width);
+    EXPECT_EQ(a.expert_width, b.expert_width);
     EXPECT_EQ(a.tied_embeddings, b.tied_embeddings);
     EXPECT_EQ(a.norm_topk_prob, b.norm_topk_prob);
     EXPECT_EQ(a.eos_token_ids, b.eos_token_ids);
     EXPECT_EQ(a.dtype, b.dtype);
-    ASSERT_EQ(a.layers.size(), b.layers.size());
-    for (std::size_t i = 0; i < a.layers.size(); ++i) {
-        EXPECT_EQ(a.layers[i].kind, b.layers[i].kind) << i;
-        EXPECT_EQ(a.layers[i].sliding_window, b.layers[i].sliding_window) << i;
-    }
+    EXPECT_EQ(a.layers, b.layers);
 }
 
 TEST(RenderConfig, every_architecture_survives_a_round_trip) {

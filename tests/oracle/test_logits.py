@@ -2,6 +2,7 @@
 
 import json
 
+import chained_deepseek
 import pytest
 import torch
 from smollm2 import smollm2
@@ -24,13 +25,24 @@ def test_logits_equal_transformers(name, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--cache", "--stream-layers"])
-@pytest.mark.parametrize("name", ["llama-mqa", "mistral-window", "qwen3_moe-window", "mixtral", "qwen2_moe"])
+@pytest.mark.parametrize("name", ["llama-mqa", "mistral-window", "qwen3_moe-window", "mixtral", "qwen2_moe", "deepseek_v2-queries"])
 def test_neither_cache_nor_streaming_changes_anything(name, option, tmp_path):
     model = save_variant(name, tmp_path / "model")
     ids = random_ids(2, 40)
     with torch.no_grad():
         expected = model(ids).logits
     assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path, option) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("variant", chained_deepseek.VARIANTS)
+def test_chains_of_experts(variant, tmp_path):
+    model = chained_deepseek.make_chained(variant)
+    chained_deepseek.save_chained(model, tmp_path / "model", variant)
+    ids = random_ids(2, 32)
+    with torch.no_grad():
+        expected = model(ids).logits
+    assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path) - expected).abs().max() < 1e-4
+    assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path, "--cache") - expected).abs().max() < 2e-4
 
 
 @pytest.mark.parametrize("name", ["llama-rope-dynamic", "llama-rope-longrope"])
@@ -43,7 +55,7 @@ def test_scalings_that_depend_on_the_length(name, tmp_path):
     assert (our_logits(tmp_path / "model", ids.tolist(), tmp_path) - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "mixtral", "qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2"])
 def test_bfloat16_is_as_close_to_the_truth_as_transformers(name, tmp_path):
     model = save_variant(name, tmp_path / "model")
     ids = random_ids(4, 32)

@@ -17,6 +17,14 @@ SMALL = dict(
     bos_token_id=1, eos_token_id=2,
 )
 MOE = dict(num_experts_per_tok=2, moe_intermediate_size=48)
+LATENT = dict(kv_lora_rank=24, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12, num_key_value_heads=4)
+DEEPSEEK = dict(n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, **LATENT, **MOE)
+GEMMA = dict(head_dim=24)
+GLM = dict(n_routed_experts=8, n_shared_experts=1, first_k_dense_replace=1, **MOE)
+GPT_OSS = dict(num_local_experts=6, num_experts_per_tok=2, head_dim=16, sliding_window=9, swiglu_limit=3.0)
+GRANITE = dict(embedding_multiplier=6.0, residual_multiplier=0.4, logits_scaling=0.5, attention_multiplier=0.2)
+LLAMA4 = dict(num_local_experts=5, intermediate_size=48, intermediate_size_mlp=80, head_dim=16, attention_chunk_size=16, num_hidden_layers=5)
+DBRX = dict(d_model=64, n_heads=4, n_layers=3, max_seq_len=128, ffn_config=dict(ffn_hidden_size=48, moe_num_experts=6, moe_top_k=2))
 ROPES = {
     "linear": dict(rope_type="linear", factor=4.0),
     "dynamic": dict(rope_type="dynamic", factor=4.0),
@@ -60,13 +68,15 @@ VARIANTS = {
     "qwen3_moe-raw": ("qwen3_moe", dict(num_experts=6, head_dim=16, norm_topk_prob=False, attention_bias=True, **MOE)),
     "qwen3_moe-sparse": ("qwen3_moe", dict(num_experts=6, head_dim=16, decoder_sparse_step=2, mlp_only_layers=[1], norm_topk_prob=True, **MOE)),
     "qwen3_moe-window": ("qwen3_moe", dict(num_experts=7, head_dim=16, use_sliding_window=True, sliding_window=6, norm_topk_prob=True, **MOE)),
+    "deepseek_v2": ("deepseek_v2", dict(**DEEPSEEK)),
+    "deepseek_v2-queries": ("deepseek_v2", {**DEEPSEEK, **dict(q_lora_rank=20, attention_bias=True, routed_scaling_factor=1.7)}),
+    "deepseek_v2-groups": ("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=4, topk_group=1, **DEEPSEEK)),
+    "deepseek_v2-yarn": ("deepseek_v2", dict(rope_parameters=dict(rope_theta=10000.0, **ROPES["yarn_mscale"]), **DEEPSEEK)),
 }
 
 
-def make_model(model_type, changes, seed=0):
-    """A random model whose weights are large enough that every part of it shows in the logits."""
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**SMALL, **changes}), dtype=torch.float32)
+def randomize(model):
+    """Weights large enough that every part of the model shows in the logits."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -75,6 +85,15 @@ def make_model(model_type, changes, seed=0):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * 1.3 / parameter.shape[-1] ** 0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.2 * torch.randn_like(buffer))
+
+
+def make_model(model_type, changes, seed=0):
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**SMALL, **changes}), dtype=torch.float32)
+    randomize(model)
     return model.eval()
 
 

@@ -1,0 +1,118 @@
+#include "model/self_attention.h"
+
+#include <ATen/ATen.h>
+
+#include <vector>
+
+#include "ops/attention.h"
+#include "ops/norm.h"
+
+namespace mixwright::model {
+namespace {
+
+using arch::QkNorm;
+
+// Latents have norms of their own with an epsilon no config can change.
+constexpr double latent_norm_eps = 1e-6;
+
+ops::AttentionMask mask_of(const arch::LayerSpec& layer, const Step& step) {
+    return {.causal = true, .window = layer.sliding_window, .chunk = layer.attention_chunk, .keys = step.key_mask};
+}
+
+ops::AttentionScores scores_of(const arch::ModelSpec& spec, const AttentionWeights& weights) {
+    return {.scale = spec.attention_scale, .softcap = spec.attention_softcap, .sinks = weights.sinks};
+}
+
+at::Tensor clipped(const arch::ModelSpec& spec, at::Tensor x) { return spec.qkv_clip > 0 ? x.clamp(-spec.qkv_clip, spec.qkv_clip) : x; }
+
+at::Tensor grouped_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step) {
+    const arch::LayerSpec& form = spec.layers[static_cast<std::size_t>(layer)];
+    const std::int64_t batch = x_BLD.size(0), length = x_BLD.size(1);
+    const auto norm = [&](const at::Tensor& x, const at::Tensor& weight) { return ops::norm(x, {weight, {}}, spec.architecture->norm, spec.rms_norm_eps); };
+    const auto project = [&](const ops::Linear& projection, const at::Tensor& norm_weight) {
+        const at::Tensor projected = projection(x_BLD);
+        return clipped(spec, spec.qk_norm == QkNorm::whole && norm_weight.defined() ? norm(projected, norm_weight) : projected);
+    };
+    const auto heads = [&](const at::Tensor& projected, std::int64_t num_heads) {
+        return projected.view({batch, length, num_heads, spec.head_dim}).transpose(1, 2);  // [B, H, L, d]
+    };
+    at::Tensor q = heads(project(weights.q, weights.q_norm), spec.num_heads);
+    at::Tensor k = heads(project(weights.k, weights.k_norm), spec.num_kv_heads);
+    at::Tensor v = heads(project(weights.v, {}), spec.num_kv_heads);
+    if (spec.qk_norm == QkNorm::per_head) {
+        q = norm(q, weights.q_norm);
+        k = norm(k, weights.k_norm);
+    }
+    if (form.rope) {
+        const ops::RopeAngles& angles = form.local_rope ? step.local_angles : step.angles;
+        q = ops::apply_rope(q, angles);
+        k = ops::apply_rope(k, angles);
+        if (spec.qk_norm == QkNorm::l2_after_rope) {
+            q = ops::l2_norm(q, spec.rms_norm_eps);
+            k = ops::l2_norm(k, spec.rms_norm_eps);
+        }
+    } else if (step.temperature.defined()) {
+        q = (q * step.temperature).to(x_BLD.scalar_type());
+    }
+    if (step.cache != nullptr) std::tie(k, v) = step.cache->append(layer, k, v);
+    return weights.o(ops::attention(q, k, v, mask_of(form, step), scores_of(spec, weights)));
+}
+
+// Keys and values of all heads out of the latents: [B, 1, Lk, r] and [B, 1, Lk, rope] -> [B, H, Lk, nope + rope] and [B, H, Lk, v].
+std::pair<at::Tensor, at::Tensor> expand_latents(const arch::ModelSpec& spec, const AttentionWeights& weights, const at::Tensor& latents,
+                                                 const at::Tensor& k_rotated) {
+    const arch::LatentAttention& sizes = *spec.latent;
+    const at::Tensor expanded = weights.kv_b(latents.squeeze(1)).view({latents.size(0), latents.size(2), spec.num_heads, -1}).transpose(1, 2);
+    const at::Tensor k_nope = expanded.narrow(-1, 0, sizes.nope_dim), v = expanded.narrow(-1, sizes.nope_dim, sizes.v_dim);
+    return {at::cat({k_nope, k_rotated.expand({-1, spec.num_heads, -1, -1})}, -1), v};
+}
+
+// One token against many latents: the expansion moves over to the query and the result, and all heads read the latents
+// themselves as keys and values.
+at::Tensor absorbed_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, const at::Tensor& q_nope, const at::Tensor& q_rotated,
+                              const at::Tensor& latents_and_k, const ops::AttentionMask& mask) {
+    const arch::LatentAttention& sizes = *spec.latent;
+    const at::Tensor kv_b = weights.kv_b.weight.view({spec.num_heads, sizes.nope_dim + sizes.v_dim, sizes.kv_rank});
+    const at::Tensor to_keys = kv_b.narrow(1, 0, sizes.nope_dim), to_values = kv_b.narrow(1, sizes.nope_dim, sizes.v_dim);
+    const at::Tensor q = at::cat({at::matmul(q_nope, to_keys), q_rotated}, -1);  // [B, H, 1, r + rope]
+    const at::Tensor mixed = ops::attention(q, latents_and_k, latents_and_k, mask, scores_of(spec, weights))
+                                 .view({q.size(0), q.size(2), spec.num_heads, -1})
+                                 .narrow(-1, 0, sizes.kv_rank)
+                                 .transpose(1, 2);                               // [B, H, 1, r]
+    return at::matmul(mixed, to_values.transpose(1, 2)).transpose(1, 2).flatten(2);
+}
+
+at::Tensor latent_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step) {
+    const arch::LatentAttention& sizes = *spec.latent;
+    const ops::AttentionMask mask = mask_of(spec.layers[static_cast<std::size_t>(layer)], step);
+    const std::int64_t batch = x_BLD.size(0), length = x_BLD.size(1);
+    const auto norm = [&](const at::Tensor& x, const at::Tensor& weight) { return ops::norm(x, {weight, {}}, spec.architecture->norm, latent_norm_eps); };
+
+    const at::Tensor projected = sizes.q_rank > 0 ? weights.q_b(norm(weights.q_a(x_BLD), weights.q_a_norm)) : weights.q(x_BLD);
+    const at::Tensor heads = projected.view({batch, length, spec.num_heads, spec.head_dim}).transpose(1, 2);
+    const at::Tensor q_nope = heads.narrow(-1, 0, sizes.nope_dim);
+    const at::Tensor q_rotated = ops::apply_rope(heads.narrow(-1, sizes.nope_dim, sizes.rope_dim), step.angles);
+
+    const at::Tensor compressed = weights.kv_a(x_BLD).unsqueeze(1);              // [B, 1, L, r + rope]
+    at::Tensor latents = norm(compressed.narrow(-1, 0, sizes.kv_rank), weights.kv_a_norm);
+    at::Tensor k_rotated = ops::apply_rope(compressed.narrow(-1, sizes.kv_rank, sizes.rope_dim), step.angles);
+    if (step.cache != nullptr) {
+        // The cache holds latents, not heads: one key as wide as a latent and its rotated part, and no value.
+        const at::Tensor both = at::cat({latents, k_rotated}, -1);
+        const at::Tensor all = step.cache->append(layer, both, both.narrow(-1, 0, 0)).first;
+        const bool plain = !weights.kv_b.lora_a.defined();
+        if (length == 1 && plain) return weights.o(absorbed_attention(spec, weights, q_nope, q_rotated, all, mask));
+        latents = all.narrow(-1, 0, sizes.kv_rank);
+        k_rotated = all.narrow(-1, sizes.kv_rank, sizes.rope_dim);
+    }
+    const auto [k, v] = expand_latents(spec, weights, latents, k_rotated);
+    return weights.o(ops::attention(at::cat({q_nope, q_rotated}, -1), k, v, mask, scores_of(spec, weights)));
+}
+
+}  // namespace
+
+at::Tensor self_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step) {
+    return spec.latent ? latent_attention(spec, weights, layer, x_BLD, step) : grouped_attention(spec, weights, layer, x_BLD, step);
+}
+
+}  // namespace mixwright::model

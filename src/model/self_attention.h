@@ -1,0 +1,15 @@
+// The attention of a layer: grouped heads, or latent (MLA). Projections, norms of q and k, rope, cache, scores.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "arch/architecture.h"
+#include "model/step.h"
+#include "model/weights.h"
+
+namespace mixwright::model {
+
+/// x [B, L, D] (normalised) -> [B, L, D]. Appends to the cache of the step when there is one. Differentiable.
+at::Tensor self_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step);
+
+}  // namespace mixwright::model

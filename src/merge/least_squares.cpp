@@ -108,9 +108,9 @@ at::Tensor solve(const NormalEquations& equations) {
 
 std::span<const double> ridge_strengths() { return strengths; }
 
-RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior) {
-    NormalEquations both = fit;
-    both.add(held_out);
+RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior, HeldOut then) {
+    NormalEquations rows = fit;
+    if (then == HeldOut::join) rows.add(held_out);
     RidgeFit best{.lambda = unchosen_strength, .held_out_error = std::numeric_limits<double>::quiet_NaN()};
     if (held_out.rows() > 0 && held_out.energy() > 0) {
         const at::Tensor start = prior_or_zeros(prior, fit);
@@ -121,8 +121,8 @@ RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, 
             if (error < best.held_out_error) best.lambda = lambda, best.held_out_error = error;
         }
     }
-    best.solution = std::isinf(best.lambda) ? prior_or_zeros(prior, both) : solve(both.pulled_to(prior, best.lambda));
-    best.error = both.relative_error(best.solution);
+    best.solution = std::isinf(best.lambda) ? prior_or_zeros(prior, rows) : solve(rows.pulled_to(prior, best.lambda));
+    best.error = rows.relative_error(best.solution);
     return best;
 }
 

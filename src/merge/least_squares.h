@@ -52,7 +52,7 @@ at::Tensor solve(const NormalEquations& equations);
 at::Tensor jittered_cholesky(const at::Tensor& a);
 
 struct RidgeFit {
-    at::Tensor solution;        // [n, d] f64, of fit and held-out rows together
+    at::Tensor solution;        // [n, d] f64
     double lambda = 0;          // chosen; infinite when the prior itself was best
     double error = 0;           // relative, on the rows it was fitted to
     double held_out_error = 0;  // relative, of the fit that had not seen them; NaN without held-out rows
@@ -61,8 +61,13 @@ struct RidgeFit {
 /// Strengths fit_ridge() tries.
 std::span<const double> ridge_strengths();
 
-/// Fits on `fit`, keeps the ridge that does best on `held_out` (the prior itself is a candidate), then solves on both with it.
+enum class HeldOut {
+    join,  // once the ridge is chosen, held-out rows are fitted to as well: the best map
+    stay   // they stay unseen, so that an error measured on them means something
+};
+
+/// Fits on `fit` and keeps the ridge that does best on `held_out` (the prior itself is a candidate).
 /// On the rows it was fitted to the result is never worse than `prior` [n, d] (zeros when undefined), whatever the ridge.
-RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior = {});
+RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior = {}, HeldOut then = HeldOut::join);
 
 }  // namespace mixwright::merge

@@ -11,6 +11,13 @@ const std::array table{
               "  mixwright build recipe.yml ./my-moe\n"
               "  mixwright build recipe.yml ./my-moe --resume\n",
               make_build},
+    VerbEntry{"profile", "where the tokens of a mixture of experts go",
+              "  mixwright profile ./my-moe --data math.jsonl --data code.txt -o stats.safetensors --report routing.html\n",
+              make_profile},
+    VerbEntry{"zip", "a smaller mixture of experts, on calibration text",
+              "  mixwright zip ./my-moe ./smaller --data text.txt --keep 0.75\n"
+              "  mixwright zip ./my-moe ./fewer --data corpus/ --keep 0.5 --method reap --refit none\n",
+              make_zip},
     VerbEntry{"train", "fine-tune a model on text",
               "  mixwright train recipe.yml ./specialist\n"
               "  mixwright train recipe.yml ./specialist --resume\n",

@@ -12,7 +12,9 @@ std::unique_ptr<Verb> make_build();
 std::unique_ptr<Verb> make_inspect();
 std::unique_ptr<Verb> make_logits();
 std::unique_ptr<Verb> make_tokenize();
+std::unique_ptr<Verb> make_profile();
 std::unique_ptr<Verb> make_relayout();
 std::unique_ptr<Verb> make_train();
+std::unique_ptr<Verb> make_zip();
 
 }  // namespace mixwright::verbs

@@ -1,0 +1,68 @@
+// Statistics of a MoE on text: where tokens go, which experts fire together, how alike and how redundant they are. A layer at a
+// time, so that models larger than memory can be looked at.
+//
+// Shape legend: M MoE layers, E experts, F width of an expert, S input files.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "arch/canonical.h"
+#include "io/json.h"
+#include "merge/matching.h"
+#include "model/layer_stream.h"
+
+namespace mixwright::calibrate {
+
+/// The sequences of one input file.
+struct ProfiledText {
+    std::string name;
+    std::vector<model::StreamedBatch> batches;
+    std::int64_t tokens = 0;
+};
+
+struct LayerProfile {
+    std::int64_t layer = 0;
+    at::Tensor counts;          // [S, E] int64: tokens routed to each expert
+    at::Tensor gate_mass;       // [S, E] f64: the sum of its gates
+    at::Tensor output_norm;     // [S, E] f64: mean of g ||y|| over its tokens
+    at::Tensor gate_moments;    // [E, E] f64: sum over tokens of g_i g_j
+    at::Tensor coactivation;    // [S, E, E] int64: tokens routed to both; the diagonal holds the counts
+    at::Tensor entropy;         // [S] f64: mean entropy of the router's softmax, in nats
+    at::Tensor similarity;      // [E, E] f32: cosine of the experts' outputs on the same sample of tokens
+    at::Tensor neuron_energy;   // [E, F] f32: what each neuron brings to the output, mean over the expert's tokens of (g a_k ||D_k||)^2
+    // Redundancy figures, of the weights [G, U, D] of the experts.
+    double shared_mean_energy = 0;  // energy of the mean expert over the mean energy of an expert; 1/E for unrelated ones
+    double rank90 = 0;              // directions that hold 90 % of the energy of the stacked experts, over E
+    double best_partner = 0;        // p: mean over experts, by tokens, of the largest P(partner active | expert active)
+    double matched_partner = 0;     // the same for the partner that a maximum-weight matching gives
+    merge::Groups matching;         // that matching
+
+    /// N_ij N / (N_i N_j) over all files, [E, E] f64; 1 for experts that ignore each other.
+    at::Tensor lift(std::int64_t tokens) const;
+    /// Total of coactivation over files, [E, E] f64.
+    at::Tensor together() const;
+};
+
+struct Profile {
+    std::vector<ProfiledText> texts;    // names and token counts; the batches are gone
+    std::vector<LayerProfile> layers;
+    double expert_share = 0;            // of the active parameters
+    std::int64_t tokens = 0;
+
+    /// The bound on the gain of reading the gate and up rows that two active partners share once: 1 / (1 - s p / 3).
+    double speed_bound(double p) const { return 1 / (1 - expert_share * p / 3); }
+};
+
+/// Runs `texts` through `model`. Error(unsupported) for a model without experts.
+Profile profile_model(const arch::OpenModel& model, std::vector<ProfiledText> texts, const model::Placement& placement);
+
+/// The figures a person asks for first, and everything the report page draws.
+io::Json profile_json(const Profile& profile, bool with_matrices);
+
+/// A page that shows `profile` without any network: heat map, load, co-activation, curves.
+std::string profile_page(const Profile& profile, std::string_view model_name);
+
+}  // namespace mixwright::calibrate

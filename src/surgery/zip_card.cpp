@@ -1,0 +1,57 @@
+#include "surgery/zip_card.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "error.h"
+#include "io/json.h"
+
+namespace mixwright::surgery {
+namespace {
+
+std::string percent(double share) { return std::isfinite(share) ? fmt::format("{:.2f} %", 100 * share) : "-"; }
+
+std::int64_t median(std::vector<std::int64_t> values) {
+    std::ranges::sort(values);
+    return values[values.size() / 2];
+}
+
+std::string millions(std::int64_t count) { return fmt::format("{:.1f} M", static_cast<double>(count) / 1e6); }
+
+}  // namespace
+
+std::string zip_table(const std::vector<ZippedLayer>& layers) {
+    std::string table = fmt::format("{:>5}  {:>17}  {:>10}  {:>10}  {:>10}  {}\n", "layer", "tokens an expert", "error", "unfitted", "recovered", "chosen");
+    for (const ZippedLayer& layer : layers) {
+        const std::string tokens = fmt::format("{} / {}", *std::ranges::min_element(layer.tokens), median(layer.tokens));
+        table += fmt::format("{:>5}  {:>17}  {:>10}  {:>10}  {:>10}  {}\n", layer.layer, tokens, percent(layer.error), percent(layer.unfitted_error),
+                             std::isfinite(layer.recovery_error) ? percent(1 - layer.recovery_error) : "-", printable(layer.note, 60));
+    }
+    return table + "(least and median tokens; squared error of the block's output on held-out tokens, relative, after and before the refit;\n"
+                   " how much of a source expert's own output its successor gives back)\n\n";
+}
+
+std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
+                     const calibrate::DomainTokens& text, std::string_view name) {
+    const std::string source = std::filesystem::exists(model.checkpoint.name) ? std::filesystem::weakly_canonical(model.checkpoint.name).filename().string()
+                                                                                : model.checkpoint.name;
+    const auto quoted = [](const std::string& value) { return io::Json(value).dump(-1, ' ', false, io::Json::error_handler_t::replace); };
+    std::string card = fmt::format("---\nbase_model:\n- {}\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+                                   "tags:\n- moe\n- pruned\n- mixwright\n---\n\n# {}\n\n", quoted(source), name);
+    card += makes_narrower(options.method)
+                ? fmt::format("{}, its experts made narrower by mixwright: {} of {} neurons each.\n\n", source, plan.spec.expert_width, model.spec.expert_width)
+                : fmt::format("{}, its experts made fewer by mixwright: {} of {}.\n\n", source, plan.spec.num_experts, model.spec.num_experts);
+    card += fmt::format("| | original | this model |\n|---|---|---|\n| parameters | {} | {} |\n| active for a token | {} | {} |\n\n", millions(model.spec.num_parameters()),
+                        millions(plan.spec.num_parameters()), millions(model.spec.num_active_parameters()), millions(plan.spec.num_active_parameters()));
+    card += fmt::format("Method: {}{}{}, on {} tokens of text ({} more held out).\n\n", zip_method_name(options.method),
+                        options.refit ? ", down projections refitted by least squares" : "", options.sequential ? ", layer after layer" : "", text.num_fit,
+                        text.num_held_out);
+    card += "| layer | error on held-out tokens | chosen |\n|---|---|---|\n";
+    for (const ZippedLayer& layer : layers) card += fmt::format("| {} | {} | {} |\n", layer.layer, percent(layer.error), printable(layer.note));
+    return card + "\n(squared error of the MoE block's output, relative)\n";
+}
+
+}  // namespace mixwright::surgery

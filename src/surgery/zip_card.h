@@ -1,0 +1,19 @@
+// What a person reads of a zipped model: the table on the terminal and the model card.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "surgery/zip.h"
+
+namespace mixwright::surgery {
+
+/// A line a layer: tokens an expert, errors of the block's output, what was chosen.
+std::string zip_table(const std::vector<ZippedLayer>& layers);
+
+/// README.md of the result, which will be called `name`.
+std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
+                     const calibrate::DomainTokens& text, std::string_view name);
+
+}  // namespace mixwright::surgery

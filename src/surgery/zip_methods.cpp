@@ -1,0 +1,136 @@
+#include "surgery/zip_methods.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "error.h"
+#include "merge/neuron_selection.h"
+#include "progress.h"
+#include "surgery/zip_clusters.h"
+
+namespace mixwright::surgery {
+namespace {
+
+struct MethodName {
+    ZipMethod method;
+    std::string_view name;
+    bool narrower;
+};
+
+constexpr std::array methods{
+    MethodName{ZipMethod::neuron, "neuron", true},        MethodName{ZipMethod::reap, "reap", false},
+    MethodName{ZipMethod::frequency, "frequency", false}, MethodName{ZipMethod::random, "random", false},
+    MethodName{ZipMethod::average, "average", false},     MethodName{ZipMethod::zipit, "zipit", false},
+    MethodName{ZipMethod::hc_smoe, "hc-smoe", false},     MethodName{ZipMethod::mergemoe, "mergemoe", false},
+    MethodName{ZipMethod::ream, "ream", false},
+};
+
+constexpr std::array<std::string_view, 2> planned{"typed", "heapr"};
+
+ops::Mlp narrowed(const ops::Mlp& expert, const std::vector<std::int64_t>& kept, const at::Tensor& down) {
+    const at::Tensor index = at::tensor(kept, at::kLong);
+    ops::Mlp narrow = expert;
+    narrow.gate.weight = expert.gate.weight.index_select(0, index);
+    narrow.up.weight = expert.up.weight.index_select(0, index);
+    narrow.down.weight = down.to(at::kFloat).contiguous();
+    return narrow;
+}
+
+// The neurons of one expert that its own output needs most, and their maps.
+ops::Mlp fewer_neurons(const ZipContext& context, const ops::Mlp& expert, const calibrate::ExpertTokens& reach, std::int64_t width) {
+    const at::Tensor a = expert_activations(expert, context.routed.inputs.index_select(0, reach.tokens)) *
+                         (reach.gates * context.routed.weights.index_select(0, reach.tokens)).unsqueeze(1);
+    const at::Tensor& down = expert.down.weight;
+    if (!context.options.refit) {
+        const auto kept = merge::largest(merge::output_energy(a.square().sum(0), down), width);
+        return narrowed(expert, kept, down.index_select(1, at::tensor(kept, at::kLong)));
+    }
+    merge::NormalEquations fit(a.size(1), down.size(0)), held_out(a.size(1), down.size(0));
+    const auto add = [&](merge::NormalEquations& equations, std::int64_t begin, std::int64_t count) {
+        const at::Tensor rows = a.narrow(0, begin, count);
+        equations.add(rows, at::linear(rows, down));
+    };
+    add(fit, 0, reach.num_fit);
+    add(held_out, reach.num_fit, a.size(0) - reach.num_fit);
+    const merge::RefitNeurons refit = merge::select_and_refit(fit, held_out, down, width);
+    return narrowed(expert, refit.kept, refit.down);
+}
+
+MadeBlock fewer_neurons_each(const ZipContext& context) {
+    MadeBlock made{.weights = context.weights};
+    for (std::int64_t e = 0; e < context.spec.num_experts; ++e) {
+        auto& expert = made.weights.experts[static_cast<std::size_t>(e)];
+        expert = fewer_neurons(context, expert, context.routed.of(e), context.result.expert_width);
+        check_interrupted();
+    }
+    // Where the config gives the shared experts' width as a multiple of the others', they follow.
+    if (context.result.shared_width < context.spec.shared_width) {
+        const calibrate::ExpertTokens all{at::arange(context.routed.num_tokens()), shared_gates(context.weights, context.routed.inputs).squeeze(1),
+                                          context.routed.num_fit};
+        made.weights.shared = fewer_neurons(context, made.weights.shared, all, context.result.shared_width);
+    }
+    made.note = fmt::format("{} of {} neurons an expert", context.result.expert_width, context.spec.expert_width);
+    return made;
+}
+
+// Scores by which whole experts are kept.
+at::Tensor expert_scores(const ZipContext& context) {
+    const std::int64_t count = context.spec.num_experts;
+    if (context.options.method == ZipMethod::random) {
+        at::Tensor scores = at::zeros({count}, at::kDouble);
+        const auto order = random_order(count, context.options.seed + static_cast<std::uint64_t>(context.layer));
+        for (std::size_t i = 0; i < order.size(); ++i) scores[order[i]] = static_cast<double>(i);
+        return scores;
+    }
+    if (context.options.method == ZipMethod::reap) return reap_saliency(context);
+    at::Tensor scores = at::zeros({count}, at::kDouble);
+    const auto counts = context.routed.counts(count);
+    for (std::int64_t e = 0; e < count; ++e) scores[e] = static_cast<double>(counts[static_cast<std::size_t>(e)]);
+    return scores;
+}
+
+MadeBlock fewer_experts(const ZipContext& context) {
+    const auto kept = merge::largest(expert_scores(context), context.result.num_experts);
+    MadeBlock made{.weights = context.weights};
+    ops::RouterWeights& router = made.weights.routers[0];
+    for (at::Tensor* part : {&router.weight, &router.bias, &router.correction})
+        if (part->defined()) *part = part->index_select(0, at::tensor(kept, at::kLong)).contiguous();
+    made.weights.experts.clear();
+    for (const std::int64_t e : kept) made.weights.experts.push_back(context.weights.experts[static_cast<std::size_t>(e)]);
+    made.note = fmt::format("experts {}", fmt::join(kept, " "));
+    return made;
+}
+
+}  // namespace
+
+ZipMethod zip_method(std::string_view name) {
+    for (const MethodName& method : methods)
+        if (method.name == name) return method.method;
+    std::vector<std::string_view> known;
+    for (const MethodName& method : methods) known.push_back(method.name);
+    if (std::ranges::find(planned, name) != planned.end())
+        throw Error(ErrorCode::unsupported, fmt::format("--method {} is not there yet", name), fmt::format("there are: {}", fmt::join(known, ", ")));
+    throw Error(ErrorCode::usage, fmt::format("--method {}: no such method", printable(name)), fmt::format("known: {}", fmt::join(known, ", ")));
+}
+
+std::string_view zip_method_name(ZipMethod method) {
+    return std::ranges::find(methods, method, &MethodName::method)->name;
+}
+
+bool makes_narrower(ZipMethod method) { return std::ranges::find(methods, method, &MethodName::method)->narrower; }
+
+MadeBlock make_block(const ZipContext& context) {
+    switch (context.options.method) {
+        case ZipMethod::neuron: return fewer_neurons_each(context);
+        case ZipMethod::reap:
+        case ZipMethod::frequency:
+        case ZipMethod::random: return fewer_experts(context);
+        default: return merged_experts(context);
+    }
+}
+
+}  // namespace mixwright::surgery

@@ -1,0 +1,77 @@
+// The ways to make the MoE block of a layer smaller, each one function from a block and its calibration data to a block.
+//
+// Shape legend: N tokens, D hidden size, F width of an expert, E experts.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "calibrate/routed_layer.h"
+#include "model/weights.h"
+
+namespace mixwright::surgery {
+
+enum class ZipMethod { neuron, reap, frequency, random, average, zipit, hc_smoe, mergemoe, ream };
+enum class ZipGrouping { coactivation, similarity, random };
+
+struct ZipOptions {
+    ZipMethod method = ZipMethod::neuron;
+    ZipGrouping grouping = ZipGrouping::coactivation;
+    std::int64_t group_size = 2;
+    double alpha = 0.3, beta = 0.125;  // of ZipIt!
+    double keep = 0.75;      // of the experts' bytes
+    bool refit = true;       // least squares on the new block's output
+    bool sequential = true;  // a layer's statistics come from the already zipped layers below
+    std::uint64_t seed = 0;
+};
+
+/// What a method may look at.
+struct ZipContext {
+    const arch::ModelSpec& spec;            // of the original
+    const arch::ModelSpec& result;          // of what is made
+    const model::MoeWeights& weights;       // of the original, f32
+    const calibrate::RoutedLayer& routed;   // on the original block
+    const ZipOptions& options;
+    std::int64_t layer = 0;
+};
+
+struct MadeBlock {
+    model::MoeWeights weights;
+    std::string note;
+    double recovery_error = std::numeric_limits<double>::quiet_NaN();
+};
+
+/// "hc-smoe"; Error(usage) with the known ones, Error(unsupported) for those of a later release.
+ZipMethod zip_method(std::string_view name);
+std::string_view zip_method_name(ZipMethod method);
+/// Whether the method makes experts narrower (the router stays as it is) rather than fewer.
+bool makes_narrower(ZipMethod method);
+
+MadeBlock make_block(const ZipContext& context);
+
+using calibrate::expert_activations;
+/// The matrix of a block's router, [E, D].
+inline at::Tensor& router_of(model::MoeWeights& weights) { return weights.routers[0].weight; }
+inline const at::Tensor& router_of(const model::MoeWeights& weights) { return weights.routers[0].weight; }
+/// The gate of the shared experts, [N, 1]; ones when they have none.
+at::Tensor shared_gates(const model::MoeWeights& weights, const at::Tensor& x);
+/// The output of a whole block where `routed` says tokens go, [N, D] f32.
+at::Tensor block_output(const model::MoeWeights& weights, const calibrate::RoutedLayer& routed);
+
+struct BlockRefit {
+    double before = 0, after = 0;  // error on held-out tokens, relative, weighted
+    double fitted = 0;             // on the tokens it was fitted to, after
+};
+
+/// Fits the down projections of all experts, the shared ones included, to `target` [N, D], one expert after another on what the others
+/// leave (block coordinate descent), while held-out tokens gain. `routed` is of the new block.
+BlockRefit refit_block(model::MoeWeights& weights, const calibrate::RoutedLayer& routed, const at::Tensor& target);
+/// The errors without any fit.
+BlockRefit judge_block(const model::MoeWeights& weights, const calibrate::RoutedLayer& routed, const at::Tensor& target);
+
+}  // namespace mixwright::surgery

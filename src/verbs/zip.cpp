@@ -1,0 +1,160 @@
+// `zip MOE OUT --data DATA`: a smaller MoE, its experts made narrower or fewer on calibration text.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include "arch/open_tokenizer.h"
+#include "calibrate/domain_tokens.h"
+#include "data/conversations.h"
+#include "error.h"
+#include "io/sha256.h"
+#include "progress.h"
+#include "surgery/model_files.h"
+#include "surgery/zip.h"
+#include "surgery/zip_card.h"
+#include "verbs/model_options.h"
+#include "verbs/resource_use.h"
+#include "verbs/verb_table.h"
+
+namespace mixwright::verbs {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+class Zip final : public Verb {
+public:
+    void declare(CLI::App& app) override {
+        app.add_option("MOE", model_, "a mixture of experts: directory or org/name[@rev] in the hub cache")->required();
+        app.add_option("OUT", out_, "the directory to make")->required();
+        app.add_option("--data", data_, "calibration text: text file, .jsonl or folder (repeat for several)")->required();
+        app.add_option("--tokens", tokens_, "calibrate on this many tokens")->check(CLI::Range(64, 1 << 28))->capture_default_str();
+        app.add_option("--ctx", context_, "tokens of a sequence")->check(CLI::Range(8, 1 << 20))->capture_default_str();
+        app.add_option("--keep", options_.keep, "share of the experts' bytes to keep")->check(CLI::Range(0.01, 1.0))->capture_default_str();
+        app.add_option("--method", method_, "neuron, reap, frequency, random, average, zipit, hc-smoe, mergemoe, ream")->capture_default_str();
+        app.add_option("--group", group_, "what average and zipit pair experts by")->check(CLI::IsMember({"coactivation", "similarity", "random"}))->capture_default_str();
+        app.add_option("--group-size", options_.group_size, "experts made into one by average and zipit")->check(CLI::Range(2, 8))->capture_default_str();
+        app.add_option("--alpha", options_.alpha, "zipit: what a merged feature's similarities are multiplied by")->capture_default_str();
+        app.add_option("--beta", options_.beta, "zipit: share of the merges that may happen inside one expert")->check(CLI::Range(0.0, 1.0))->capture_default_str();
+        app.add_option("--format", format_, "standard: the same architecture")->check(CLI::IsMember({"standard", "zipped"}))->capture_default_str();
+        app.add_option("--refit", refit_, "ls: least squares on the output of the whole block; none: the method as published")
+            ->check(CLI::IsMember({"none", "ls"}))->capture_default_str();
+        app.add_option("--sequential", sequential_, "a layer's statistics come from the zipped layers below (on) or the original ones (off)")
+            ->check(CLI::IsMember({"on", "off"}))->capture_default_str();
+        app.add_option("--out-shard-size", shard_size_, "largest safetensors file: 5GB, 500MB, ...")->capture_default_str();
+        app.add_flag("--card,!--no-card", card_, "write a model card, README.md (on by default)");
+        app.add_flag("--force", write_.force, "replace OUT when it exists");
+        app.add_flag("--resume", write_.resume, "go on behind the last layer of an interrupted run");
+        app.add_option("--report", report_)->group("");
+    }
+
+    void run(const CommonOptions& common) override {
+        using namespace surgery;
+        const auto start = Clock::now();
+        refuse_later_options();
+        options_.method = zip_method(method_);
+        options_.grouping = group_ == "random" ? ZipGrouping::random : group_ == "similarity" ? ZipGrouping::similarity : ZipGrouping::coactivation;
+        options_.refit = refit_ == "ls";
+        options_.sequential = sequential_ == "on";
+        options_.seed = common.seed;
+        write_.shard_bytes = checkpoint::parse_byte_size(shard_size_);
+
+        const arch::OpenModel model = arch::open_model(model_);
+        const ZipPlan plan = plan_zip(model, options_);
+        checkpoint::check_output(out_, {model.checkpoint.path}, 0, write_);
+        const calibrate::DomainTokens text = read_text(model);
+        info(fmt::format("{} tokens to fit to, {} held out; experts' bytes kept: {:.1f} %", text.num_fit, text.num_held_out, 100 * kept_share(model.spec, plan.spec)));
+
+        const model::Placement placement = placement_for(common, model, "float32");
+        const fs::path workplace = fs::path(out_).lexically_normal().string() + ".layers";
+        if (!write_.resume) fs::remove_all(workplace);
+        const std::vector<ZippedLayer> layers = zip_layers(model, text, plan, options_, placement, workplace, identity(model, common));
+        warn_of_starved(model.spec, layers);
+
+        checkpoint::OutputPlan output = zip_output(model, plan, workplace);
+        output.files = base_files(model);
+        if (card_) output.files.push_back({"README.md", zip_card(model, plan, options_, layers, text, fs::path(out_).lexically_normal().filename().string())});
+        const checkpoint::WriteResult written = checkpoint::write_model(output, out_, write_);
+        fs::remove_all(workplace);
+        report(common, model.spec, plan.spec, layers, written, std::chrono::duration<double>(Clock::now() - start).count());
+    }
+
+private:
+    void refuse_later_options() const {
+        if (format_ == "zipped")
+            throw Error(ErrorCode::unsupported, "--format zipped is not there yet", "--format standard keeps the architecture and loads everywhere");
+        if (!report_.empty())
+            throw Error(ErrorCode::unsupported, "zip --report is not there yet", "mixwright profile MOE --report FILE.html shows the original's routing");
+    }
+
+    calibrate::DomainTokens read_text(const arch::OpenModel& model) const {
+        auto chat = arch::open_chat_template(model_);
+        const data::ChatRenderer render_chat = chat ? data::chat_renderer(std::move(*chat)) : data::ChatRenderer();
+        const calibrate::DomainSettings settings{.tokens = tokens_, .context = std::min(context_, model.spec.max_positions), .held_out = 0.1};
+        return calibrate::read_domain(arch::open_tokenizer(model_), render_chat, {data_.begin(), data_.end()}, {}, settings, model.spec.vocab_size, "--data");
+    }
+
+    // Everything the result depends on, but for the bytes of the weights.
+    std::string identity(const arch::OpenModel& model, const CommonOptions& common) const {
+        io::Json json{{"model", model.checkpoint.path.string()}, {"config", model.checkpoint.config}, {"data", data_}, {"tokens", tokens_}, {"ctx", context_},
+                      {"keep", options_.keep}, {"method", method_}, {"group", group_}, {"group_size", options_.group_size}, {"alpha", options_.alpha}, {"beta", options_.beta}, {"refit", refit_},
+                      {"sequential", sequential_}, {"seed", common.seed}, {"dtype", common.dtype}};
+        for (const std::string& path : data_) {
+            std::error_code error;
+            json["sizes"].push_back(fs::file_size(path, error));
+            json["times"].push_back(fs::last_write_time(path, error).time_since_epoch().count());
+        }
+        return io::sha256(json.dump(-1, ' ', false, io::Json::error_handler_t::replace));
+    }
+
+    static double kept_share(const arch::ModelSpec& from, const arch::ModelSpec& to) {
+        return static_cast<double>(to.num_experts * to.expert_width) / static_cast<double>(from.num_experts * from.expert_width);
+    }
+
+    static void warn_of_starved(const arch::ModelSpec& spec, const std::vector<surgery::ZippedLayer>& layers) {
+        std::int64_t starved = 0, silent = 0, total = 0;
+        for (const auto& layer : layers) {
+            starved += layer.starved;
+            silent += std::ranges::count(layer.tokens, 0);
+            total += spec.num_experts;
+        }
+        if (starved > 0)
+            warn(fmt::format("{} of {} experts saw fewer tokens than they have neurons ({} of them none at all): their maps stay near the original's; "
+                             "more text would help (--tokens)", starved, total, silent));
+    }
+
+    void report(const CommonOptions& common, const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<surgery::ZippedLayer>& layers,
+                const checkpoint::WriteResult& written, double seconds) const {
+        if (common.json) {
+            io::Json by_layer = io::Json::array();
+            for (const auto& layer : layers) by_layer.push_back(layer.json());
+            fmt::print("{}\n", io::Json{{"out", written.out.string()}, {"bytes", written.bytes}, {"parameters", to.num_parameters()},
+                                        {"active_parameters", to.num_active_parameters()}, {"seconds", seconds}, {"peak_rss_bytes", peak_rss_bytes()},
+                                        {"method", method_}, {"kept_expert_bytes", kept_share(from, to)}, {"layers", by_layer}}.dump());
+            return;
+        }
+        if (common.quiet) return;
+        fmt::print("{}", surgery::zip_table(layers));
+        fmt::print("{}: {:.1f} M parameters ({:.1f} M before), {:.1f} M active ({:.1f} M), {:.1f} MB in {:.1f} s, peak memory {:.0f} MB\n", written.out.string(),
+                   static_cast<double>(to.num_parameters()) / 1e6, static_cast<double>(from.num_parameters()) / 1e6,
+                   static_cast<double>(to.num_active_parameters()) / 1e6, static_cast<double>(from.num_active_parameters()) / 1e6,
+                   static_cast<double>(written.bytes) / 1e6, seconds, static_cast<double>(peak_rss_bytes()) / 1e6);
+        fmt::print("\nnext:\n  mixwright eval {0} --task ppl:FILE\n  mixwright generate {0} -p \"...\"\n", written.out.string());
+    }
+
+    std::string model_, out_, method_ = "neuron", group_ = "coactivation", format_ = "standard", refit_ = "ls", sequential_ = "on", shard_size_ = "5GB", report_;
+    std::vector<std::string> data_;
+    std::int64_t tokens_ = 32768, context_ = 512;
+    bool card_ = true;
+    surgery::ZipOptions options_;
+    checkpoint::WriteOptions write_;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> make_zip() { return std::make_unique<Zip>(); }
+
+}  // namespace mixwright::verbs

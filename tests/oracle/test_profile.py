@@ -1,0 +1,97 @@
+"""`mixwright profile` beside the routing of transformers."""
+
+import json
+import re
+
+import pytest
+import torch
+from calibration_text import save_text, save_tokenizer
+from safetensors.torch import load_file
+from tiny_models import run, save_variant
+
+CTX = 32
+
+
+def sequences(tokenizer, path, tokens):
+    """The sequences profile cuts a text into: equal lengths, of at most so many tokens."""
+    ids = tokenizer.encode(path.read_text()).ids + [tokenizer.token_to_id("<|end|>")]
+    ids = ids[:tokens]
+    length = max(8, min(len(ids) // 8, CTX))
+    return torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe-sparse", "qwen3_moe"])
+def test_counts_masses_and_coactivation_are_those_of_transformers(family, tmp_path):
+    model = save_variant(family, tmp_path / "model")
+    tokenizer = save_tokenizer(tmp_path / "model")
+    texts = [save_text(tmp_path / "a.txt", 60), save_text(tmp_path / "b.txt", 80, seed=3)]
+    done = run("profile", tmp_path / "model", "--data", texts[0], "--data", texts[1], "--tokens", 800, "--ctx", CTX, "-o", tmp_path / "s.safetensors", "--json")
+    summary, stats = json.loads(done.stdout), load_file(tmp_path / "s.safetensors")
+    assert json.loads(bytes(stats["summary.json"].tolist()))["tokens"] == summary["tokens"]
+    assert [f["name"] for f in summary["files"]] == ["a.txt", "b.txt"]
+
+    config = model.config
+    experts, top_k = getattr(config, "num_experts", None) or config.num_local_experts, config.num_experts_per_tok
+    layers = [layer["layer"] for layer in summary["layers"]]
+    for s, path in enumerate(texts):
+        ids = sequences(tokenizer, path, 800)
+        assert ids.numel() == summary["files"][s]["tokens"]
+        with torch.no_grad():
+            all_logits = model(ids, output_router_logits=True).router_logits
+        for layer, logits in zip(layers, [l for l in all_logits if l is not None], strict=True):
+            probabilities = logits.float().softmax(-1)
+            weights, chosen = probabilities.topk(top_k, -1)
+            if family != "qwen2_moe-sparse":
+                weights = weights / weights.sum(-1, keepdim=True)
+            hot = torch.nn.functional.one_hot(chosen, experts)
+            here = {name: stats[f"layers.{layer}.{name}"][s] for name in ["counts", "gate_mass", "coactivation", "entropy"]}
+            # A near tie may fall either way.
+            assert (here["counts"] - hot.sum((0, 1))).abs().max() <= 2
+            assert (here["coactivation"] - hot.sum(1).T @ hot.sum(1)).abs().max() <= 3
+            assert torch.allclose(here["gate_mass"], (hot * weights[..., None]).sum((0, 1)), atol=0.5)
+            assert torch.allclose(here["entropy"], -(probabilities * probabilities.log()).sum(-1).mean(), atol=1e-3)
+    for layer in layers:
+        together = stats[f"layers.{layer}.coactivation"]
+        assert torch.equal(together.diagonal(dim1=1, dim2=2), stats[f"layers.{layer}.counts"])
+        assert torch.allclose(stats[f"layers.{layer}.output_similarity"].diagonal(), torch.ones(experts), atol=1e-4)
+
+
+def test_figures_of_redundancy(tmp_path):
+    """Unrelated random experts share 1/E of their energy; equal ones all of it, in one direction."""
+    model = save_variant("qwen3_moe", tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    text = save_text(tmp_path / "a.txt", 60)
+
+    def first_layer():
+        return json.loads(run("profile", tmp_path / "model", "--data", text, "--ctx", CTX, "-o", tmp_path / "s.safetensors", "--json").stdout)["layers"][0]
+
+    assert first_layer()["shared_mean_energy"] == pytest.approx(1 / 6, abs=0.03)
+    assert first_layer()["rank90_share"] == 1
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".experts." in name:
+                parameter.copy_(parameter[:1].expand_as(parameter))
+    model.save_pretrained(tmp_path / "model")
+    assert first_layer()["shared_mean_energy"] == pytest.approx(1, abs=1e-3)
+    assert first_layer()["rank90_share"] == pytest.approx(1 / 6, abs=1e-3)
+
+
+def test_the_page_stands_on_its_own(tmp_path):
+    save_variant("qwen3_moe", tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    text = save_text(tmp_path / "<b>.txt", 60)
+    run("profile", tmp_path / "model", "--data", text, "--ctx", CTX, "-o", tmp_path / "s.safetensors", "--report", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert not re.search(r"(src|href)\s*=|https?://|@import|fetch\(", page), "nothing comes from elsewhere"
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S).group(1))
+    assert data["files"][0]["name"] == "<b>.txt" and len(data["layers"]) == 3
+    assert page.count("<script") == 2 and page.rstrip().endswith("</html>")
+    assert "prefers-color-scheme:dark" in page
+
+
+def test_a_dense_model_is_refused(tmp_path):
+    save_variant("llama", tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    done = run("profile", tmp_path / "model", "--data", save_text(tmp_path / "a.txt", 60), "-o", tmp_path / "s.safetensors", check=False)
+    assert done.returncode == 3 and "no experts" in done.stderr
+    assert not (tmp_path / "s.safetensors").exists()

@@ -143,7 +143,7 @@ struct Architecture {
 
 /// Every architecture, one line each in registry.cpp.
 std::span<const Architecture* const> registry();
-/// The row for a config.json model_type; Error(unsupported) with the nearest names.
+/// The row for a config.json model_type; Error(unsupported) with the nearest names. "chained_X" is X with chains of experts.
 const Architecture& find_architecture(std::string_view model_type);
 
 // ---- one model ------------------------------------------------------------------------------------------------
@@ -168,8 +168,11 @@ enum class LayerKind { dense, moe };
 
 /// Chain-of-Experts: a MoE block that runs `iterations` times on its own output before it rejoins the stream.
 /// x(0) = norm(h); x(t) = MoE_t(x(t-1)) + [inner] x(t-1) + [initial] x(0); the layer gives x(C) + [outer] h.
+/// Or, ours, on the stream: x(0) = h; x(t) = x(t-1) + scale MoE_t(norm(x(t-1))); the layer gives x(C).
 struct Chain {
     std::int64_t iterations = 1;
+    bool on_stream = false;                      // the residuals below are those of the first form
+    double scale = 1;                            // of an increment, on the stream
     bool independent_gates = true;               // a router for each iteration, or one for all
     bool inner_residual = true, initial_residual = false, outer_residual = false;
     bool operator==(const Chain&) const = default;

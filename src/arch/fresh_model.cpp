@@ -1,6 +1,7 @@
 #include "arch/fresh_model.h"
 
 #include <algorithm>
+#include <set>
 
 #include "arch/config_reader.h"
 #include "arch/render_config.h"
@@ -16,7 +17,10 @@ using checkpoint::TensorInfo;
 class InitialWeights final : public checkpoint::TensorSource {
 public:
     InitialWeights(const ModelSpec& spec, double range, std::uint64_t seed, std::string name) : range_(range), seed_(seed), name_(std::move(name)) {
-        for (const TensorSlot& slot : tensor_slots(spec)) infos_.push_back({slot.name, Dtype::f32, slot.shape});
+        for (const TensorSlot& slot : tensor_slots(spec)) {
+            infos_.push_back({slot.name, Dtype::f32, slot.shape});
+            if (slot.role == TensorRole::norm && spec.architecture->norm != NormForm::rms_plus_one && !slot.name.ends_with(".bias")) ones_.insert(slot.name);
+        }
         std::ranges::sort(infos_, {}, &TensorInfo::name);
     }
 
@@ -32,7 +36,7 @@ public:
 private:
     void fill(const TensorInfo& info, std::vector<float>& values) const {
         if (info.shape.size() < 2) {
-            std::ranges::fill(values, info.name.ends_with(".bias") ? 0.0f : 1.0f);
+            std::ranges::fill(values, ones_.contains(info.name) ? 1.0f : 0.0f);
             return;
         }
         const std::uint64_t stream = checkpoint::noise_stream(info.name, seed_);
@@ -43,6 +47,7 @@ private:
     std::uint64_t seed_;
     std::string name_;
     std::vector<TensorInfo> infos_;
+    std::set<std::string> ones_;   // norms; other vectors are biases
 };
 
 }  // namespace

@@ -78,9 +78,20 @@ void parse_window(const Architecture& architecture, const ConfigReader& config, 
 
 }  // namespace
 
-Chain parse_chain(const ConfigReader& config) {
+Chain parse_chain(const ConfigReader& config, std::int64_t layer) {
     Chain chain;
-    chain.iterations = config.integer("inner_iter", 1, max_iterations).value_or(1);
+    // One number for all layers, or a list with one a layer.
+    if (const auto each = config.integers("inner_iter", 1, max_iterations); each.size() == 1)
+        chain.iterations = each.front();
+    else if (static_cast<std::size_t>(layer) < each.size())
+        chain.iterations = each[static_cast<std::size_t>(layer)];
+    else if (!each.empty())
+        config.fail("inner_iter", "expected a number, or a list with one for each layer");
+    if (const auto form = config.text("chain_form")) {
+        chain.on_stream = *form == "stream";
+        if (*form != "stream" && *form != "normed") config.fail("chain_form", "expected normed (the reference's) or stream");
+    }
+    chain.scale = config.number("chain_scale", 1e-6, 1e6).value_or(1);
     chain.independent_gates = config.boolean("use_igate").value_or(true);
     if (const auto residual = config.text("residual")) {
         chain.inner_residual = *residual == "inner";
@@ -104,7 +115,7 @@ std::vector<LayerSpec> parse_layers(const ConfigReader& config, const Architectu
         spec.rope = layer_rotates(architecture, config, layer, num_layers);
         parse_window(architecture, config, spec, layer, num_layers);
         spec.local_rope = architecture.local_rope && spec.sliding_window > 0;
-        if (moe && architecture.moe->chained) spec.chain = parse_chain(config);
+        if (moe && architecture.moe->chained) spec.chain = parse_chain(config, layer);
     }
     return layers;
 }

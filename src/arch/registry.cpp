@@ -5,6 +5,7 @@
 #include <array>
 
 #include "arch/architecture.h"
+#include "arch/chained.h"
 #include "error.h"
 #include "nearest.h"
 
@@ -22,6 +23,7 @@ std::span<const Architecture* const> registry() {
 }
 
 const Architecture& find_architecture(std::string_view model_type) {
+    if (const Architecture* chained = chained_form(model_type)) return *chained;
     std::vector<std::string_view> names;
     for (const Architecture* row : registry()) {
         if (row->model_type == model_type) return *row;

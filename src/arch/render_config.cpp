@@ -148,8 +148,19 @@ void render_chunks(Json& config, const ModelSpec& spec) {
     config["attention_chunk_size"] = chunk > 0 ? Json(chunk) : Json(nullptr);
 }
 
-void render_chain(Json& config, const Chain& chain) {
-    config["inner_iter"] = chain.iterations;
+void render_chain(Json& config, const ModelSpec& spec) {
+    const Chain& chain = *std::ranges::find(spec.layers, LayerKind::moe, &LayerSpec::kind)->chain;
+    const auto same = [&](const LayerSpec& layer) { return !layer.chain || layer.chain->iterations == chain.iterations; };
+    if (std::ranges::all_of(spec.layers, same)) {
+        config["inner_iter"] = chain.iterations;
+    } else {
+        Json& each = config["inner_iter"] = Json::array();
+        for (const LayerSpec& layer : spec.layers) each.push_back(layer.chain ? layer.chain->iterations : 1);
+    }
+    if (chain.on_stream) {
+        config["chain_form"] = "stream";
+        config["chain_scale"] = chain.scale;
+    }
     config["use_igate"] = chain.independent_gates;
     config["inner_residual"] = chain.inner_residual;
     config["outer_residual"] = chain.outer_residual;
@@ -199,7 +210,7 @@ void render_moe(Json& config, const ModelSpec& spec) {
     }
     if (moe.scores == RouterScores::sparsemixer) config["router_jitter_noise"] = spec.router_jitter;
     if (moe.scores == RouterScores::sigmoid) config["scoring_func"] = "sigmoid";
-    if (moe.chained) render_chain(config, *std::ranges::find(spec.layers, LayerKind::moe, &LayerSpec::kind)->chain);
+    if (moe.chained) render_chain(config, spec);
     if (moe.interleaved) {
         Json& layers = config["moe_layers"] = Json::array();
         for (std::size_t layer = 0; layer < spec.layers.size(); ++layer)

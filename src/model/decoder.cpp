@@ -82,6 +82,16 @@ at::Tensor Decoder::chain(const MoeWeights& weights, std::int64_t layer, const a
     return x;
 }
 
+at::Tensor Decoder::chain_on_stream(const LayerWeights& weights, std::int64_t layer, const at::Tensor& stream, const at::Tensor& normed, Taps* taps) const {
+    const arch::Chain& form = *spec_.layers[static_cast<std::size_t>(layer)].chain;
+    at::Tensor x = stream;
+    for (std::int64_t t = 0; t < form.iterations; ++t) {
+        const at::Tensor increment = moe(weights.moe, layer, t, t == 0 ? normed : norm(x, weights.post_attention_norm), taps);
+        x = rejoin(x, form.scale == 1.0 ? increment : increment * form.scale, weights.mlp_output_norm);
+    }
+    return x;
+}
+
 at::Tensor Decoder::rejoin(const at::Tensor& stream, const at::Tensor& branch, const ops::Norm& after) const {
     const at::Tensor normed = after.weight.defined() ? norm(branch, after) : branch;
     return stream + (spec_.residual_multiplier == 1.0 ? normed : normed * spec_.residual_multiplier);
@@ -96,6 +106,7 @@ at::Tensor Decoder::run_layer(const LayerWeights& weights, std::int64_t layer, c
 
     const at::Tensor x = normed(attended, weights.post_attention_norm);
     if (step.taps != nullptr) step.taps->mlp_input(layer, x);
+    if (form.chain && form.chain->on_stream) return chain_on_stream(weights, layer, attended, x, step.taps);
     if (form.chain) {
         const at::Tensor y = chain(weights.moe, layer, x, step.taps);
         if (form.chain->outer_residual) return rejoin(attended, y, weights.mlp_output_norm);

@@ -41,6 +41,7 @@ private:
     at::Tensor norm(const at::Tensor& x, const ops::Norm& weights) const;
     at::Tensor experts(const MoeWeights& weights, const at::Tensor& x_ND, const ops::Routing& routing) const;
     at::Tensor moe(const MoeWeights& weights, std::int64_t layer, std::int64_t iteration, const at::Tensor& x_BLD, Taps* taps) const;
+    at::Tensor chain_on_stream(const LayerWeights& weights, std::int64_t layer, const at::Tensor& stream, const at::Tensor& normed, Taps* taps) const;
     at::Tensor chain(const MoeWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, Taps* taps) const;
     at::Tensor rejoin(const at::Tensor& stream, const at::Tensor& branch, const ops::Norm& after) const;
 

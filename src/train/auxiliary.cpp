@@ -19,7 +19,9 @@ void AuxiliaryLoss::routing(std::int64_t, const ops::Routing& routing) {
 
     const auto add = [&](const at::Tensor& loss) { total_ = total_.defined() ? total_ + loss : loss; };
     if (weights_.sequence_balance > 0 || weights_.batch_balance > 0) {
-        const at::Tensor probabilities = at::softmax(routing.logits, -1, at::kFloat).view({batch_, -1, num_experts}).mean(1);   // [B, E]
+        at::Tensor scores = sigmoid_ ? at::sigmoid(routing.logits.to(at::kFloat)) : at::softmax(routing.logits, -1, at::kFloat);
+        if (sigmoid_) scores = scores / scores.sum(-1, true);
+        const at::Tensor probabilities = scores.view({batch_, -1, num_experts}).mean(1);   // [B, E]
         const at::Tensor frequency = counts * (static_cast<double>(num_experts * batch_) / static_cast<double>(tokens * top_k));  // 1 when balanced
         if (weights_.sequence_balance > 0) add((frequency * probabilities).sum(1).mean() * weights_.sequence_balance);
         if (weights_.batch_balance > 0) add((frequency.mean(0) * probabilities.mean(0)).sum() * weights_.batch_balance);

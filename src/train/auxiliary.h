@@ -22,7 +22,8 @@ struct AuxiliaryWeights {
 /// Watches the routers of a forward pass over B sequences and adds up the losses.
 class AuxiliaryLoss final : public model::Taps {
 public:
-    AuxiliaryLoss(const AuxiliaryWeights& weights, std::int64_t batch) : weights_(weights), batch_(batch) {}
+    AuxiliaryLoss(const AuxiliaryWeights& weights, std::int64_t batch, const arch::ModelSpec& spec)
+        : weights_(weights), batch_(batch), sigmoid_(spec.architecture->moe && spec.architecture->moe->scores == arch::RouterScores::sigmoid) {}
 
     void routing(std::int64_t layer, const ops::Routing& routing) override;
 
@@ -34,6 +35,7 @@ public:
 private:
     AuxiliaryWeights weights_;
     std::int64_t batch_;
+    bool sigmoid_;                    // P_i are sigmoids scaled to sum one (arXiv 2412.19437)
     at::Tensor total_;
     std::vector<at::Tensor> loads_;   // [E] each: share of the router's assignments
 };

@@ -62,7 +62,7 @@ ForwardResult forward(const model::Decoder& decoder, const model::ModelWeights& 
     ForwardResult result{.hidden = decoder.embed(weights, ids)};
     for (std::int64_t layer = 0; layer < decoder.spec().num_layers; ++layer) {
         const RunLayer run = [&decoder, &weights, &options, step, layer, batch](const at::Tensor& hidden) {
-            AuxiliaryLoss auxiliary(options.auxiliary, batch);
+            AuxiliaryLoss auxiliary(options.auxiliary, batch, decoder.spec());
             model::Step own = step;
             own.taps = &auxiliary;
             const at::Tensor out = decoder.run_layer(weights.layers[static_cast<std::size_t>(layer)], layer, hidden, own);
@@ -85,6 +85,7 @@ ForwardResult forward(const model::Decoder& decoder, const model::ModelWeights& 
         result.largest_load = std::max(result.largest_load, out.largest_load);
     }
     result.hidden = decoder.final_norm(weights, result.hidden);
+    if (decoder.spec().logits_divisor != 1.0) result.hidden = result.hidden / decoder.spec().logits_divisor;
     return result;
 }
 

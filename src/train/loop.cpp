@@ -157,7 +157,7 @@ double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weigh
         std::vector<std::size_t> rows;
         for (std::size_t i = begin; i < std::min(count, begin + static_cast<std::size_t>(batch_size)); ++i) rows.push_back(i);
         const Batch batch = make_batch(sequences, rows, weights.embedding.device());
-        const at::Tensor hidden = hidden_of_counted(decoder.run(weights, batch.ids, decoder.step(batch.ids.size(1), batch.ids.device())), batch);
+        const at::Tensor hidden = hidden_of_counted(forward(decoder, weights, batch.ids, {}).hidden, batch);
         sum += ops::token_losses(hidden, weights.lm_head, batch.targets).sum(at::kDouble).item<double>();
         counted += batch.targets.numel();
         progress.advance(rows.size() * length);

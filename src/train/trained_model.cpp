@@ -30,8 +30,9 @@ bool is_trained(const TrainRecipe& recipe, const arch::TensorSlot& slot) {
     return false;
 }
 
-// A LoRA or a bias beside a weight: only the expert on its own computes with it.
-bool has_more_than_weights(const ops::Mlp& expert) {
+// The stack is for plain SwiGLU; an expert with a LoRA, a bias or another form computes on its own.
+bool stands_alone(const ops::Mlp& expert) {
+    if (expert.activation != arch::Activation::silu || !expert.gate.weight.defined()) return true;
     return std::ranges::any_of(std::array{&expert.gate, &expert.up, &expert.down}, [](const ops::Linear* l) { return l->lora_a.defined() || l->bias.defined(); });
 }
 
@@ -58,6 +59,9 @@ checkpoint::OutputTensor generated(std::string name, std::vector<std::int64_t> s
 
 TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device)
     : model_(model::load_model(std::move(files), {model::scalar_type(*dtype_from_name(recipe.dtype)), device})), lora_(recipe.lora) {
+    const arch::ModelSpec& spec = model_.files.spec;
+    if (spec.logit_softcap > 0 || spec.lm_head_bias)
+        throw Error(ErrorCode::unsupported, fmt::format("{}: cannot train a head with {}", recipe.source, spec.lm_head_bias ? "a bias" : "soft-capped logits"));
     if (recipe.trainable == Trainable::lora)
         attach_lora(recipe);
     else
@@ -73,6 +77,11 @@ void TrainedModel::train_whole(const TrainRecipe& recipe) {
     std::set<std::string> chosen;
     for (const arch::TensorSlot& slot : arch::tensor_slots(model_.files.spec))
         if (is_trained(recipe, slot) && slot.role != TensorRole::expert) chosen.insert(slot.name);
+    train_tensors(chosen);
+}
+
+void TrainedModel::train_tensors(const std::set<std::string>& chosen) {
+    if (chosen.empty()) return;
     const model::Placement exact{at::kFloat, model_.placement.device};
     visit_tensors(model_.files.spec, model_.weights, [&](const std::string& name, at::Tensor& tensor) {
         if (!chosen.contains(name)) return;
@@ -86,12 +95,23 @@ at::Tensor& TrainedModel::add(std::string name, const at::Tensor& value) {
     return parameters_.back().working;
 }
 
+void TrainedModel::train_experts_one_by_one(const TrainRecipe& recipe, std::int64_t layer) {
+    std::set<std::string> chosen;
+    for (const arch::TensorSlot& slot : arch::tensor_slots(model_.files.spec))
+        if (slot.role == TensorRole::expert && slot.layer == layer && is_trained(recipe, slot)) chosen.insert(slot.name);
+    train_tensors(chosen);
+}
+
 // The experts of a layer become one tensor of gates and ups and one of downs: one operation, one step of the optimiser.
 void TrainedModel::stack_experts(const TrainRecipe& recipe) {
     const arch::ModelSpec& spec = model_.files.spec;
     for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
         model::MoeWeights& moe = model_.weights.layers[static_cast<std::size_t>(layer)].moe;
-        if (moe.experts.empty() || std::ranges::any_of(moe.experts, has_more_than_weights)) continue;
+        if (moe.experts.empty()) continue;
+        if (std::ranges::any_of(moe.experts, stands_alone)) {
+            train_experts_one_by_one(recipe, layer);
+            continue;
+        }
         const bool trained = is_trained(recipe, {.role = TensorRole::expert, .layer = layer});
         const model::Placement placement{trained ? at::kFloat : model_.placement.dtype, model_.placement.device};
         const std::int64_t width = spec.expert_width, hidden = spec.hidden_size;

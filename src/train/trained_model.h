@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ public:
 private:
     void train_whole(const TrainRecipe& recipe);
     void attach_lora(const TrainRecipe& recipe);
+    void train_tensors(const std::set<std::string>& chosen);
+    void train_experts_one_by_one(const TrainRecipe& recipe, std::int64_t layer);
     void stack_experts(const TrainRecipe& recipe);
     at::Tensor& add(std::string name, const at::Tensor& value);
     const Parameter* find(const std::string& name) const;

@@ -18,7 +18,11 @@ const std::array table{
               "  mixwright zip ./my-moe ./smaller --data text.txt --keep 0.75\n"
               "  mixwright zip ./my-moe ./fewer --data corpus/ --keep 0.5 --method reap --refit none\n",
               make_zip},
-    VerbEntry{"train", "fine-tune a model on text",
+    VerbEntry{"chain", "a mixture whose experts work on each other's output: Chain-of-Experts",
+              "  mixwright chain ./moe ./chained --iterations 2\n"
+              "  mixwright chain --config coe.json ./fresh --tokenizer ./moe\n",
+              make_chain},
+    VerbEntry{"train", "train a model on text: from scratch, whole, in parts, LoRA",
               "  mixwright train recipe.yml ./specialist\n"
               "  mixwright train recipe.yml ./specialist --resume\n",
               make_train},

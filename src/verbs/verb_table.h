@@ -16,5 +16,6 @@ std::unique_ptr<Verb> make_profile();
 std::unique_ptr<Verb> make_relayout();
 std::unique_ptr<Verb> make_train();
 std::unique_ptr<Verb> make_zip();
+std::unique_ptr<Verb> make_chain();
 
 }  // namespace mixwright::verbs

@@ -1,0 +1,58 @@
+#include "surgery/chain_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "arch/chained.h"
+#include "error.h"
+
+namespace mixwright::surgery {
+
+using arch::TensorSlot;
+
+arch::ModelSpec chained_spec(const arch::ModelSpec& source, const ChainRequest& request) {
+    const auto has_chain = [](const arch::LayerSpec& layer) { return layer.chain.has_value(); };
+    if (std::ranges::any_of(source.layers, has_chain))
+        throw Error(ErrorCode::unsupported, fmt::format("{}: the model is chained already", source.architecture->model_type));
+    arch::ModelSpec spec = source;
+    spec.architecture = &arch::chained_form_of(*source.architecture);
+    if (request.top_k) {
+        spec.top_k = *request.top_k;
+        if (spec.top_k < 1 || spec.top_k > source.num_experts)
+            throw Error(ErrorCode::usage, fmt::format("--top-k: got {}, the model has {} experts", spec.top_k, source.num_experts));
+    } else {
+        if (source.top_k % request.iterations != 0)
+            throw Error(ErrorCode::usage, fmt::format("--iterations: {} experts a token do not divide among {} iterations", source.top_k, request.iterations),
+                        "choose a divisor, or say --top-k");
+        spec.top_k = source.top_k / request.iterations;
+    }
+    for (arch::LayerSpec& layer : spec.layers)
+        if (layer.kind == arch::LayerKind::moe)
+            layer.chain = arch::Chain{.iterations = request.iterations, .on_stream = true, .scale = 1.0 / static_cast<double>(request.iterations),
+                                      .independent_gates = !request.shared_gates};
+    return spec;
+}
+
+std::vector<checkpoint::OutputTensor> chained_tensors(const arch::OpenModel& source, const arch::ModelSpec& chained) {
+    std::vector<checkpoint::OutputTensor> tensors;
+    for (const TensorSlot& slot : arch::tensor_slots(chained)) {
+        std::string from = slot.name;
+        if (slot.role == arch::TensorRole::router && source.tensors->find(from) == nullptr) {
+            // "mlp.gate.T.weight" is made of "mlp.gate.weight", and so are its companions.
+            const auto last = from.rfind('.'), before = from.rfind('.', last - 1);
+            from.erase(before, last - before);
+        }
+        tensors.push_back(checkpoint::copy_tensor(slot.name, source.tensors, source.tensors->at(from)));
+    }
+    return tensors;
+}
+
+void add_remote_code(const arch::ModelSpec& spec, checkpoint::OutputPlan& plan, io::Json& config) {
+    arch::RemoteCode code = arch::remote_code(spec);
+    if (code.file.empty()) return;
+    config["auto_map"] = std::move(code.auto_map);
+    plan.files.push_back({code.file, std::move(code.text)});
+}
+
+}  // namespace mixwright::surgery

@@ -43,7 +43,7 @@ def assert_same_logits(directory, tmp_path):
 
 @pytest.mark.parametrize("changes", [
     dict(inner_iter=1), dict(inner_iter=2), dict(inner_iter=4), dict(use_igate=False), dict(outer_residual=True), dict(inner_residual=False, outer_residual=True),
-    dict(inner_iter=[1, 3, 2]), dict(n_shared_experts=None, norm_topk_prob=True), dict(q_lora_rank=24, first_k_dense_replace=0)])
+    dict(inner_iter=[1, 3, 2]), dict(chain_form="stream", chain_scale=0.7), dict(n_shared_experts=None, norm_topk_prob=True), dict(q_lora_rank=24, first_k_dense_replace=0)])
 def test_transformers_module_gives_the_same_logits(changes, tmp_path):
     directory = fresh(tmp_path, "fresh-" + "-".join(f"{k}{v}".replace(" ", "").strip("[]") for k, v in changes.items()).replace(",", "_").replace("[", ""), **changes)
     assert_same_logits(directory, tmp_path)

@@ -4,6 +4,8 @@ A MoE block runs `inner_iter` times on its own output before it rejoins the stre
 
     x(0) = norm(h);  x(t) = MoE_t(x(t-1)) + shared(x(t-1)) [+ x(t-1) with inner_residual];  y = x(C) [+ h with outer_residual]
 
+or, with chain_form "stream", on the stream:  x(0) = h;  x(t) = x(t-1) + chain_scale (MoE_t + shared)(norm(x(t-1)));  y = x(C).
+
 `use_igate` gives every iteration a router of its own. Tensor names and config keys are those of the original code, so that
 weights are exchangeable with it: `mlp.gate.T.weight`, or `mlp.gate.weight` when the routers are shared. Written by mixwright.
 """
@@ -30,6 +32,8 @@ class CoeDeepseekv2Config(DeepseekV2Config):
     outer_residual: bool = False
     use_igate: bool = True
     norm_topk_prob: bool = False
+    chain_form: str = "normed"
+    chain_scale: float = 1.0
 
 
 def iterations(config, layer):
@@ -76,12 +80,22 @@ class CoeDeepseekv2MoE(nn.Module):
         y = y.to(x.dtype)
         return y + self.shared_experts(x) if self.shared_experts is not None else y
 
+    def iteration(self, x, t):
+        gate = self.gate[t] if isinstance(self.gate, nn.ModuleList) else self.gate
+        return self.route_and_run(x.reshape(-1, x.shape[-1]), gate).view(x.shape)
+
     def forward(self, hidden_states):
-        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        x = hidden_states
         for t in range(self.num_iterations):
-            y = self.route_and_run(x, self.gate[t] if isinstance(self.gate, nn.ModuleList) else self.gate)
+            y = self.iteration(x, t)
             x = y + x if self.inner_residual else y
-        return x.view(hidden_states.shape)
+        return x
+
+    def on_stream(self, hidden_states, norm, scale):
+        x = hidden_states
+        for t in range(self.num_iterations):
+            x = x + scale * self.iteration(norm(x), t)
+        return x
 
 
 class CoeDeepseekv2DecoderLayer(DeepseekV2DecoderLayer):
@@ -101,10 +115,13 @@ class CoeDeepseekv2DecoderLayer(DeepseekV2DecoderLayer):
         self.is_moe = layer_idx >= config.first_k_dense_replace and layer_idx % frequency == 0
         self.mlp = CoeDeepseekv2MoE(config, layer_idx) if self.is_moe else parent.mlp
         self.outer_residual = config.outer_residual or not self.is_moe
+        self.on_stream, self.chain_scale = config.chain_form == "stream", config.chain_scale
 
     def forward(self, hidden_states, **kwargs):
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
+        if self.is_moe and self.on_stream:
+            return self.mlp.on_stream(hidden_states, self.post_attention_layernorm, self.chain_scale)
         y = self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states + y if self.outer_residual else y
 

@@ -1,0 +1,152 @@
+"""Chaining experts against not chaining them, at equal compute, on held-out text:
+
+    run.py BINARY [--forms moe,stream2,...] [--steps 450] [--seeds 3] [--hidden 256] [--experts 16] [--texts DIR]
+
+Every form is trained from scratch by `mixwright train` on the texts of the zoo (tools/zoo/texts.py) with the same batches; a token
+costs the same number of expert products in each: iterations times top_k is 4 (or --budget). Runs that are done are kept in
+build/bench/chain and not repeated, so that longer lists and more seeds add to a table. Prints and writes table.md and curves.html.
+"""
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = dict(inner_residual=True, outer_residual=False, use_igate=True)
+STREAM = dict(chain_form="stream", use_igate=True)
+
+# name -> (iterations, what differs, what it is)
+FORMS = {
+    "moe": (1, dict(STREAM), "ordinary pre-norm MoE, x + MoE(u)"),
+    "ref-moe": (1, REFERENCE, "the reference's MoE baseline, u + MoE(u)"),
+    "ref-coe": (2, REFERENCE, "the reference's chain"),
+    "ref-coe4": (4, REFERENCE, "the reference's chain, 4 iterations"),
+    "ref-shared-gates": (2, {**REFERENCE, "use_igate": False}, "... one router for both iterations"),
+    "ref-no-inner": (2, {**REFERENCE, "inner_residual": False, "outer_residual": True}, "... outer residual alone"),
+    "both-residuals": (2, {**REFERENCE, "outer_residual": True}, "... inner and outer residual"),
+    "both-moe": (1, {**REFERENCE, "outer_residual": True}, "one iteration with both residuals, x + u + MoE(u)"),
+    "stream2": (2, STREAM, "kept stream, norm before each iteration"),
+    "stream4": (4, STREAM, "... 4 iterations"),
+    "stream2-half": (2, {**STREAM, "chain_scale": 0.5}, "... increments scaled by 1/2"),
+    "stream2-shared": (2, {**STREAM, "use_igate": False}, "... one router for both iterations"),
+}
+
+
+def config_of(form, options):
+    iterations, changes, _ = FORMS[form]
+    if options.budget % iterations:
+        raise SystemExit(f"{form}: a budget of {options.budget} experts does not divide among {iterations} iterations")
+    h = options.hidden
+    return dict(
+        model_type="coe_deepseekv2", hidden_size=h, intermediate_size=2 * h, moe_intermediate_size=h // 2, num_hidden_layers=options.layers,
+        num_attention_heads=8, num_key_value_heads=8, n_routed_experts=options.experts, num_experts_per_tok=options.budget // iterations, n_shared_experts=None,
+        kv_lora_rank=h // 4, q_lora_rank=None, qk_nope_head_dim=h // 8, qk_rope_head_dim=h // 16, v_head_dim=h // 8, first_k_dense_replace=0,
+        inner_iter=iterations, norm_topk_prob=False, topk_method="greedy", n_group=1, topk_group=1, max_position_embeddings=1024,
+        tie_word_embeddings=True, rms_norm_eps=1e-6, **changes)
+
+
+def train(form, seed, options):
+    name = f"{form}-h{options.hidden}-l{options.layers}-e{options.experts}-b{options.budget}-n{options.steps}-s{seed}"
+    out = options.out / name
+    report = options.out / f"{name}.json"
+    if report.exists():
+        return json.loads(report.read_text())
+    recipe = options.out / f"{name}.yaml"
+    recipe.write_text(json.dumps(dict(
+        config=config_of(form, options), tokenizer=str(options.texts / "tokenizer"), data=str(options.texts / "train.jsonl"),
+        eval_data=str(options.texts / "held_out.jsonl"), steps=options.steps, batch_size=8, seq_len=options.length, lr=options.lr, min_lr=options.lr / 10,
+        warmup=0.1, weight_decay=0.01, clip=1.0, sequence_balance_loss=0.001, dtype="float32", seed=seed, eval_every=max(options.steps // 6, 1),
+        eval_tokens=options.eval_tokens, save_every=0)))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run([options.binary, "train", recipe, out, "--json", "--force", "--progress", "none", "--threads", str(options.threads)],
+                            check=True, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row = json.loads(result.stdout)
+    lines = [json.loads(line) for line in (out / "train_metrics.jsonl").read_text().splitlines()]
+    row["curve"] = [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
+    row["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    report.write_text(json.dumps(row))
+    subprocess.run(["rm", "-r", out], check=True)  # the weights are not what is asked for
+    return row
+
+
+def interval(values):
+    """Mean and half width of its 95 % confidence interval (Student's t)."""
+    if len(values) < 2:
+        return statistics.mean(values), math.nan
+    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.5)
+    return statistics.mean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def table(rows, options):
+    lines = [f"{options.steps} steps of {8 * options.length} tokens, hidden {options.hidden}, {options.layers} layers, {options.experts} experts, "
+             f"{options.budget} expert products a token and layer, {options.seeds} seeds. Held-out loss in nats.", "",
+             "| form | what | loss | difference to moe | parameters | CPU s | peak MB |", "|---|---|---|---|---|---|---|"]
+    base = [row["eval_loss_after"] for row in rows.get("moe", [])]
+    for form, runs in rows.items():
+        losses = [row["eval_loss_after"] for row in runs]
+        mean, half = interval(losses)
+        gap = interval([a - b for a, b in zip(losses, base)]) if base and form != "moe" else None
+        shown = "" if gap is None else f"{gap[0]:+.4f}" + ("" if math.isnan(gap[1]) else f" ± {gap[1]:.4f}")
+        lines.append(f"| {form} | {FORMS[form][2]} | {mean:.4f}{'' if math.isnan(half) else f' ± {half:.4f}'} | {shown} | {runs[0]['parameters'] / 1e6:.2f} M | "
+                     f"{statistics.mean(row['cpu_seconds'] for row in runs):.0f} | {max(row['peak_rss_bytes'] for row in runs) / 1e6:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def curves(rows):
+    """Held-out loss over steps, the mean over seeds, as one page."""
+    colours = ["#4c78a8", "#d1495b", "#54a24b", "#e8a838", "#7b5aa6", "#3fb8af", "#9d755d", "#b279a2", "#444", "#f58518", "#72b7b2", "#eeca3b", "#bab0ac", "#ff9da6"]
+    means = {form: [(points[0][0], statistics.mean(p[1] for p in points)) for points in zip(*(row["curve"][1:] for row in runs))] for form, runs in rows.items()}
+    last = max(step for curve in means.values() for step, _ in curve)
+    low, high = (pick(loss for curve in means.values() for _, loss in curve) for pick in (min, max))
+    span = high - low or 1
+    body = ""
+    for i, (form, curve) in enumerate(means.items()):
+        points = " ".join(f"{60 + 700 * step / last:.1f},{20 + 340 * (high - loss) / span:.1f}" for step, loss in curve)
+        body += f'<polyline fill="none" stroke-width="2" stroke="{colours[i % len(colours)]}" points="{points}"/><text x="775" y="{30 + 18 * i}" fill="{colours[i % len(colours)]}">{form}</text>\n'
+    marks = "".join(f'<text x="52" y="{24 + 340 * (high - v) / span:.0f}" text-anchor="end">{v:.2f}</text>' for v in (low, (low + high) / 2, high))
+    return f'<!doctype html><meta charset="utf-8"><title>Chaining experts</title><svg viewBox="0 0 960 400" font-family="sans-serif" font-size="13">{marks}{body}<text x="60" y="390">step 0</text><text x="760" y="390" text-anchor="end">{last}</text></svg>\n'
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary", type=Path)
+    parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--experts", type=int, default=16)
+    parser.add_argument("--budget", type=int, default=4, help="iterations times top_k")
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--eval-tokens", type=int, default=32_768)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--texts", type=Path, default=ROOT / "build/zoo/texts")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/bench/chain")
+    options = parser.parse_args()
+    options.binary, options.texts = options.binary.resolve(), options.texts.resolve()
+    unknown = set(options.forms.split(",")) - set(FORMS)
+    if unknown:
+        parser.error(f"unknown forms {', '.join(unknown)}; known: {', '.join(FORMS)}")
+    if not (options.texts / "train.jsonl").exists():
+        parser.error(f"{options.texts}: no texts there; make them with `make zoo` or tools/zoo/texts.py")
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    # A seed of every form before the next seed: a table can be had early.
+    for seed in range(options.seeds):
+        for form in options.forms.split(","):
+            rows.setdefault(form, []).append(train(form, seed, options))
+            print(f"{form:<18} seed {seed}: held-out loss {rows[form][-1]['eval_loss_after']:.4f}, {rows[form][-1]['cpu_seconds']:.0f} CPU s", flush=True)
+    text = table(rows, options)
+    (options.out / "table.md").write_text(text)
+    (options.out / "curves.html").write_text(curves(rows))
+    print("\n" + text)
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ def config_of(form, options):
     h = options.hidden
     return dict(
         model_type="coe_deepseekv2", hidden_size=h, intermediate_size=2 * h, moe_intermediate_size=h // 2, num_hidden_layers=options.layers,
-        num_attention_heads=8, num_key_value_heads=8, n_routed_experts=options.experts, num_experts_per_tok=options.budget // iterations, n_shared_experts=None,
+        num_attention_heads=8, num_key_value_heads=8, n_routed_experts=options.experts, num_experts_per_tok=options.budget // iterations, n_shared_experts=0,
         kv_lora_rank=h // 4, q_lora_rank=None, qk_nope_head_dim=h // 8, qk_rope_head_dim=h // 16, v_head_dim=h // 8, first_k_dense_replace=0,
         inner_iter=iterations, norm_topk_prob=False, topk_method="greedy", n_group=1, topk_group=1, max_position_embeddings=1024,
         tie_word_embeddings=True, rms_norm_eps=1e-6, **changes)

@@ -106,9 +106,10 @@ struct StepReport {
 };
 
 // Forward and backward over the micro-batches of one step; gradients are left in the parameters.
-StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options) {
+StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options, const Ranks& ranks) {
     StepReport report;
     for (const Batch& batch : batches) report.counted += batch.targets.numel();
+    report.counted = static_cast<std::int64_t>(ranks.sum({static_cast<double>(report.counted)}).front());
     for (Parameter& p : model.parameters()) p.working.mutable_grad().reset();
     GradientSum sum(model.parameters());
     for (const Batch& batch : batches) {
@@ -118,7 +119,7 @@ StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, co
         report.loss += loss.item<double>();
         report.largest_load = std::max(report.largest_load, out.largest_load);
         if (out.auxiliary.defined()) {
-            const at::Tensor share = out.auxiliary / static_cast<double>(batches.size());
+            const at::Tensor share = out.auxiliary / static_cast<double>(static_cast<std::int64_t>(batches.size()) * ranks.size());
             report.auxiliary += share.item<double>();
             loss = loss + share;
         }
@@ -126,6 +127,10 @@ StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, co
         if (batches.size() > 1) sum.take();
     }
     if (batches.size() > 1) sum.put_back();
+    ranks.sum_gradients(model.parameters());
+    const std::vector<double> sums = ranks.sum({report.loss, report.auxiliary});
+    report.loss = sums[0];
+    report.auxiliary = sums[1];
     report.gradient_norm = gradient_norm(model.parameters());
     return report;
 }
@@ -172,7 +177,11 @@ std::int64_t total_steps(const TrainRecipe& recipe, std::size_t num_sequences) {
 }
 
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
-                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks) {
+                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks) {
+    if (recipe.batch_size % ranks.size() != 0)
+        throw Error(ErrorCode::recipe, fmt::format("{}: batch_size {} does not divide among {} ranks", recipe.source, recipe.batch_size, ranks.size()),
+                    "batch_size is that of all ranks together");
+    const auto share = static_cast<std::uint64_t>(recipe.batch_size / ranks.size()), first_row = share * static_cast<std::uint64_t>(ranks.rank());
     const Schedule schedule = recipe.schedule(total_steps);
     const AdamWOptions adamw{recipe.beta1, recipe.beta2, recipe.eps, recipe.weight_decay};
     const ForwardOptions options{recipe.auxiliary, recipe.checkpointing};
@@ -187,7 +196,8 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
     std::vector<double> eval_losses = hooks.eval_losses;
     const auto evaluate = [&](std::int64_t steps_done) -> std::optional<double> {
         if (eval_sequences.size() == 0) return std::nullopt;
-        const double loss = mean_loss(model.decoder(), model.weights(), eval_sequences, recipe.batch_size, recipe.eval_tokens);
+        const double own = ranks.leads() ? mean_loss(model.decoder(), model.weights(), eval_sequences, recipe.batch_size, recipe.eval_tokens) : 0.0;
+        const double loss = ranks.sum({own}).front();  // so that all agree on when to stop
         log({{"step", steps_done}, {"eval_loss", loss}});
         eval_losses.push_back(loss);
         return loss;
@@ -207,10 +217,10 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
             std::vector<Batch> batches;
             for (std::uint64_t m = 0; m < per_step; m += micro) {
                 std::vector<std::size_t> rows;
-                for (std::uint64_t i = 0; i < micro; ++i) rows.push_back(order[static_cast<std::uint64_t>(steps_done) * per_step + m + i]);
+                for (std::uint64_t i = first_row; i < first_row + share; ++i) rows.push_back(order[static_cast<std::uint64_t>(steps_done) * per_step + m + i]);
                 batches.push_back(make_batch(sequences, rows, device));
             }
-            const StepReport report = accumulate(model, batches, options);
+            const StepReport report = accumulate(model, batches, options, ranks);
             check_finite(report, steps_done);
             const double lr = schedule.at(steps_done);
             const double scale = recipe.clip > 0 && report.gradient_norm > recipe.clip ? recipe.clip / (report.gradient_norm + 1e-6) : 1.0;

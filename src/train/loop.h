@@ -8,6 +8,7 @@
 
 #include "data/packing.h"
 #include "io/json.h"
+#include "train/ranks.h"
 #include "train/trained_model.h"
 
 namespace mixwright::train {
@@ -36,8 +37,9 @@ struct TrainHooks {
 /// Runs steps [first_step, total_steps). Data order, and with it the result, depends on the recipe alone: running in
 /// pieces gives the same bits as running through. On Ctrl-C the state is saved, then Error(interrupted). A loss or
 /// gradient that is no number ends the run with Error(failed) before the weights are touched; the state before it is saved.
+/// Of several ranks, each computes its share of every micro-batch and all take the same step; the first evaluates.
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
-                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks);
+                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks = {});
 
 /// The steps a recipe asks for, given how many sequences an epoch has.
 std::int64_t total_steps(const TrainRecipe& recipe, std::size_t num_sequences);

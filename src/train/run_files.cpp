@@ -13,8 +13,9 @@ namespace mixwright::train {
 
 namespace fs = std::filesystem;
 
-RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool force)
-    : folder_(out.string() + ".training"), state_(folder_ / "state.safetensors"), metrics_(folder_ / "metrics.jsonl"), identity_(std::move(identity)) {
+RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool force, bool keeps)
+    : folder_(out.string() + ".training"), state_(folder_ / "state.safetensors"), metrics_(folder_ / "metrics.jsonl"), identity_(std::move(identity)), keeps_(keeps) {
+    if (!keeps_) return;
     if (fs::exists(folder_) && !resume) {
         if (!force && fs::exists(state_))
             throw Error(ErrorCode::usage, fmt::format("{}: an interrupted run is kept there", io::shown(folder_)),
@@ -38,6 +39,7 @@ RunFiles::Restored RunFiles::restore(std::vector<Parameter>& parameters) {
             if (json.contains("eval_loss")) restored.eval_losses.push_back(json.value("eval_loss", 0.0));
         }
     }
+    if (!keeps_) return restored;
     stream_.open(metrics_, std::ios::trunc);
     stream_ << kept << std::flush;
     return restored;

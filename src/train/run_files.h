@@ -14,8 +14,9 @@ namespace mixwright::train {
 class RunFiles {
 public:
     /// `out` comes from io::output_path(). Without `resume` an earlier run's folder is refused with Error(usage), or
-    /// removed with `force`. `identity` tells runs apart (training_state.h).
-    RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force);
+    /// removed with `force`. `identity` tells runs apart (training_state.h). Without `keeps` nothing is changed on disk: the
+    /// view of a rank that reads what another keeps.
+    RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force, bool keeps = true);
 
     struct Restored {
         std::int64_t steps_done = 0;
@@ -34,6 +35,7 @@ public:
 private:
     std::filesystem::path folder_, state_, metrics_;
     std::string identity_;
+    bool keeps_;
     std::ofstream stream_;
 };
 

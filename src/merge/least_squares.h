@@ -68,6 +68,8 @@ enum class HeldOut {
 
 /// Fits on `fit` and keeps the ridge that does best on `held_out` (the prior itself is a candidate).
 /// On the rows it was fitted to the result is never worse than `prior` [n, d] (zeros when undefined), whatever the ridge.
-RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior = {}, HeldOut then = HeldOut::join);
+/// Strengths below `weakest` are not tried: a pull that keeps the map near what it was where the data hardly tell.
+RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior = {}, HeldOut then = HeldOut::join,
+                   double weakest = 0);
 
 }  // namespace mixwright::merge

@@ -8,7 +8,7 @@ mixwright=$(realpath "$1")
 shift
 root=$PWD
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(shared16 many64)
+[ ${#names[@]} -gt 0 ] || names=(shared16 many64 chained16)
 data=${ZOO_DATA:-$(dirname "$root")/shared/data}
 
 mkdir -p build/zoo

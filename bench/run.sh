@@ -15,3 +15,5 @@ echo "== tokenize, beside tokenizers"
 $python bench/tokenizer/run.py "$mixwright" build/bench/smollm2/tokenizer.json
 echo "== build, beside mergekit-moe"
 $python bench/build/run.py "$mixwright"
+echo "== inference, beside transformers and llama.cpp"
+$python bench/inference/run.py "$mixwright"

@@ -8,10 +8,11 @@ set(MIXWRIGHT_WARNINGS -Wall -Wextra -Wno-missing-field-initializers -Wno-string
 # What a folder needs beside the folders below it.
 set(MIXWRIGHT_LINKS_. fmt::fmt Threads::Threads)
 set(MIXWRIGHT_LINKS_io nlohmann_json::nlohmann_json yaml-cpp OpenSSL::Crypto)
+set(MIXWRIGHT_LINKS_kernels PkgConfig::hwy)
 set(MIXWRIGHT_LINKS_checkpoint ggml-base PkgConfig::libzip)
 set(MIXWRIGHT_LINKS_jinja nlohmann_json::nlohmann_json PkgConfig::utf8proc)
 set(MIXWRIGHT_LINKS_tokenizer PkgConfig::pcre2 PkgConfig::utf8proc PkgConfig::sentencepiece)
-set(MIXWRIGHT_LINKS_verbs CLI11::CLI11)
+set(MIXWRIGHT_LINKS_verbs CLI11::CLI11 PkgConfig::edit)
 
 set(torch_line_crossed FALSE)
 set(lower_libraries)

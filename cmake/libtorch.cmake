@@ -21,7 +21,9 @@ if(EXISTS ${torch_root}/lib/libtorch_cuda.so)
 endif()
 
 # ATen costs seconds to parse: parse it once.
-file(WRITE ${CMAKE_BINARY_DIR}/precompiled.cpp "")
+if(NOT EXISTS ${CMAKE_BINARY_DIR}/precompiled.cpp)  # or every configuration would build it anew
+  file(WRITE ${CMAKE_BINARY_DIR}/precompiled.cpp "")
+endif()
 add_library(mixwright-precompiled STATIC ${CMAKE_BINARY_DIR}/precompiled.cpp)
 target_link_libraries(mixwright-precompiled PUBLIC mixwright-libtorch fmt::fmt nlohmann_json::nlohmann_json Threads::Threads)
 target_include_directories(mixwright-precompiled PUBLIC ${CMAKE_SOURCE_DIR}/src)

@@ -44,7 +44,7 @@ pip_install() {
 }
 
 apt_install ninja-build pkg-config python3-venv nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libfmt-dev \
-  libpcre2-dev libutf8proc-dev libsentencepiece-dev libboost-dev libhwy-dev libzip-dev libgloo-dev libgtest-dev libgmock-dev libssl-dev
+  libpcre2-dev libutf8proc-dev libsentencepiece-dev libboost-dev libhwy-dev libzip-dev libgloo-dev libgtest-dev libgmock-dev libssl-dev libedit-dev
 
 if [ ! -x "$venv/bin/pip" ]; then
   say "making the virtual environment $venv"

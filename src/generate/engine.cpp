@@ -22,54 +22,67 @@ constexpr std::int64_t prompt_chunk = 2048;
 
 }  // namespace
 
-GenerateResult generate(const model::Model& model, std::span<const std::int64_t> prompt, const GenerateOptions& options,
-                        const std::function<bool(std::int64_t)>& on_token, model::Taps* taps) {
-    const c10::InferenceMode guard;
-    const std::int64_t context = options.context_size > 0 ? options.context_size : model.decoder.spec().max_positions;
-    if (prompt.empty()) throw Error(ErrorCode::usage, "the prompt is empty", "give at least one token");
-    if (static_cast<std::int64_t>(prompt.size()) > context)
-        throw Error(ErrorCode::failed, fmt::format("the prompt does not fit the context (got {} tokens, limit {})", prompt.size(), context),
-                    "shorten the prompt or raise the context size");
+Session::Session(const model::Model& model, std::int64_t context_size)
+    : model_(model), cache_(model.decoder.spec(), context_size > 0 ? context_size : model.decoder.spec().max_positions) {}
 
+at::Tensor Session::extend(std::int64_t end, model::Taps* taps) {
+    at::Tensor last;
+    while (cache_.length() < end) {
+        check_interrupted();
+        const std::int64_t first = cache_.length(), count = std::min(prompt_chunk, end - first);
+        const at::Tensor input = at::tensor(at::ArrayRef<std::int64_t>(ids_.data() + first, static_cast<std::size_t>(count)), at::kLong)
+                                     .unsqueeze(0).to(model_.placement.device);
+        const model::Step step = model_.decoder.step(count, model_.placement.device, &cache_, taps);
+        last = model_.run(input, step).select(1, count - 1);
+    }
+    return last;
+}
+
+GenerateResult Session::generate(std::span<const std::int64_t> prompt, const GenerateOptions& options,
+                                 const std::function<bool(std::int64_t)>& on_token, model::Taps* taps) {
+    const c10::InferenceMode guard;
+    if (prompt.empty()) throw Error(ErrorCode::usage, "the prompt is empty", "give at least one token");
+    const auto prompt_length = static_cast<std::int64_t>(prompt.size());
+    if (prompt_length > context_size())
+        throw Error(ErrorCode::failed, fmt::format("the prompt does not fit the context (got {} tokens, limit {})", prompt_length, context_size()),
+                    "shorten the prompt or raise the context size");
     Sampler sampler(options.sampling);
-    model::KvCache cache(model.decoder.spec(), context);
-    std::vector<std::int64_t> ids(prompt.begin(), prompt.end());
-    const auto forward = [&](std::int64_t first, std::int64_t count) {
-        const at::Tensor input = at::tensor(at::ArrayRef<std::int64_t>(ids.data() + first, static_cast<std::size_t>(count)), at::kLong)
-                                     .unsqueeze(0).to(model.placement.device);
-        const model::Step step = model.decoder.step(count, model.placement.device, &cache, taps);
-        return model.decoder.run(model.weights, input, step).select(1, count - 1);  // [1, D]
-    };
 
     GenerateResult result;
     auto start = Clock::now();
-    at::Tensor last;
-    for (std::int64_t first = 0; first < static_cast<std::int64_t>(prompt.size()); first += prompt_chunk) {
-        check_interrupted();
-        last = forward(first, std::min<std::int64_t>(prompt_chunk, static_cast<std::int64_t>(prompt.size()) - first));
-    }
+    const auto common = std::ranges::mismatch(ids_, prompt).in1 - ids_.begin();
+    // The last token of the prompt is always run: its hidden state is what the first new token is chosen from.
+    cache_.truncate(taps != nullptr ? 0 : std::min<std::int64_t>(common, prompt_length - 1));
+    result.reused = cache_.length();
+    ids_.assign(prompt.begin(), prompt.end());
+    at::Tensor last = extend(prompt_length, taps);
     result.prompt_seconds = seconds_since(start);
 
     start = Clock::now();
     while (static_cast<std::int64_t>(result.ids.size()) < options.max_new_tokens) {
         check_interrupted();
-        const std::int64_t id = sampler.sample(model.decoder.logits(model.weights, last).squeeze(0), ids);
+        const std::int64_t id = sampler.sample(model_.logits(last).squeeze(0), ids_);
         if (std::ranges::find(options.stop_ids, id) != options.stop_ids.end()) {
             result.stopped = true;
             break;
         }
-        ids.push_back(id);
+        ids_.push_back(id);
         result.ids.push_back(id);
         if (on_token && !on_token(id)) {
             result.stopped = true;
             break;
         }
-        const auto length = static_cast<std::int64_t>(ids.size());
-        if (length > context || static_cast<std::int64_t>(result.ids.size()) == options.max_new_tokens) break;
-        last = forward(length - 1, 1);
+        const auto length = static_cast<std::int64_t>(ids_.size());
+        if (length > context_size() || static_cast<std::int64_t>(result.ids.size()) == options.max_new_tokens) break;
+        last = extend(length, taps);
     }
     result.decode_seconds = seconds_since(start);
     return result;
+}
+
+GenerateResult generate(const model::Model& model, std::span<const std::int64_t> prompt, const GenerateOptions& options,
+                        const std::function<bool(std::int64_t)>& on_token, model::Taps* taps) {
+    return Session(model, options.context_size).generate(prompt, options, on_token, taps);
 }
 
 }  // namespace mixwright::generate

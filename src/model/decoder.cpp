@@ -128,7 +128,8 @@ at::Tensor Decoder::run(const ModelWeights& weights, const at::Tensor& ids, cons
 }
 
 at::Tensor Decoder::logits(const ModelWeights& weights, const at::Tensor& hidden) const {
-    at::Tensor logits = at::linear(hidden, weights.lm_head, weights.lm_head_bias);
+    at::Tensor logits = weights.quantized_head.weight.defined() ? weights.quantized_head(hidden)
+                                                                : ops::Linear{weights.lm_head, weights.lm_head_bias}(hidden);
     if (spec_.logits_divisor != 1.0) logits = logits / spec_.logits_divisor;
     if (spec_.logit_softcap > 0) logits = at::tanh(logits / spec_.logit_softcap) * spec_.logit_softcap;
     return logits;

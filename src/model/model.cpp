@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "error.h"
+#include "progress.h"
 
 namespace mixwright::model {
 
@@ -34,6 +35,24 @@ at::Device compute_device(std::string_view requested) {
         throw Error(ErrorCode::usage, fmt::format("--device {}: this libtorch sees no CUDA device", requested),
                     "install a CUDA wheel of torch, or use --device cpu");
     return *device;
+}
+
+at::Tensor Model::run(const at::Tensor& ids, const Step& step) const {
+    if (!streamed) return decoder.run(weights, ids, step);
+    at::Tensor hidden = decoder.embed(weights, ids);
+    for (std::int64_t layer = 0; layer < decoder.spec().num_layers; ++layer) {
+        check_interrupted();
+        hidden = decoder.run_layer(load_layer(files, layer, placement), layer, hidden, step);
+        drop_layer(files, layer);
+    }
+    if (step.cache != nullptr) step.cache->advance(ids.size(1));
+    return decoder.final_norm(weights, hidden);
+}
+
+Model stream_model(arch::OpenModel files, Placement placement) {
+    ModelWeights weights = load_outer(files, placement);
+    Decoder decoder(files.spec);
+    return {std::move(files), placement, std::move(decoder), std::move(weights), true};
 }
 
 Model load_model(arch::OpenModel files, Placement placement) {

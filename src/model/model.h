@@ -1,4 +1,4 @@
-// A resident model: all weights loaded (mapped where the file's dtype is the compute dtype), ready to run.
+// A model ready to run: all weights loaded (mapped where the file's dtype is the compute dtype), or a layer at a time.
 #pragma once
 
 #include <optional>
@@ -14,6 +14,12 @@ struct Model {
     Placement placement;
     Decoder decoder;
     ModelWeights weights;
+    bool streamed = false;  // weights.layers is empty; each layer is loaded when it is due and given back after it
+
+    /// All layers and the final norm: ids [B, L] -> [B, L, D]. Advances the cache of the step.
+    at::Tensor run(const at::Tensor& ids, const Step& step) const;
+    /// [.., D] -> [.., V]
+    at::Tensor logits(const at::Tensor& hidden) const { return decoder.logits(weights, hidden); }
 };
 
 /// The dtype to compute in: `requested` ("bfloat16", "f32", ...), else the model's own, else f32. Error(usage) on a name that is no float dtype.
@@ -22,5 +28,7 @@ at::ScalarType compute_dtype(std::string_view requested, const arch::OpenModel& 
 at::Device compute_device(std::string_view requested);
 
 Model load_model(arch::OpenModel files, Placement placement);
+/// A model larger than memory: only embedding, final norm and head are loaded.
+Model stream_model(arch::OpenModel files, Placement placement);
 
 }  // namespace mixwright::model

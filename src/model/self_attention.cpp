@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <vector>
 
 #include "ops/attention.h"
@@ -29,16 +30,16 @@ at::Tensor grouped_attention(const arch::ModelSpec& spec, const AttentionWeights
     const arch::LayerSpec& form = spec.layers[static_cast<std::size_t>(layer)];
     const std::int64_t batch = x_BLD.size(0), length = x_BLD.size(1);
     const auto norm = [&](const at::Tensor& x, const at::Tensor& weight) { return ops::norm(x, {weight, {}}, spec.architecture->norm, spec.rms_norm_eps); };
-    const auto project = [&](const ops::Linear& projection, const at::Tensor& norm_weight) {
-        const at::Tensor projected = projection(x_BLD);
+    const std::array projections = ops::project(weights.q, weights.k, weights.v, x_BLD);
+    const auto shaped = [&](const at::Tensor& projected, const at::Tensor& norm_weight) {
         return clipped(spec, spec.qk_norm == QkNorm::whole && norm_weight.defined() ? norm(projected, norm_weight) : projected);
     };
     const auto heads = [&](const at::Tensor& projected, std::int64_t num_heads) {
         return projected.view({batch, length, num_heads, spec.head_dim}).transpose(1, 2);  // [B, H, L, d]
     };
-    at::Tensor q = heads(project(weights.q, weights.q_norm), spec.num_heads);
-    at::Tensor k = heads(project(weights.k, weights.k_norm), spec.num_kv_heads);
-    at::Tensor v = heads(project(weights.v, {}), spec.num_kv_heads);
+    at::Tensor q = heads(shaped(projections[0], weights.q_norm), spec.num_heads);
+    at::Tensor k = heads(shaped(projections[1], weights.k_norm), spec.num_kv_heads);
+    at::Tensor v = heads(shaped(projections[2], {}), spec.num_kv_heads);
     if (spec.qk_norm == QkNorm::per_head) {
         q = norm(q, weights.q_norm);
         k = norm(k, weights.k_norm);

@@ -46,6 +46,7 @@ struct ModelWeights {
     ops::Norm final_norm;
     at::Tensor lm_head;            // [V, D]; the embedding itself when tied
     at::Tensor lm_head_bias;       // [V], or undefined
+    ops::Linear quantized_head;    // stands in for lm_head and its bias where its weight is defined
 };
 
 /// How tensors are placed when they are loaded.

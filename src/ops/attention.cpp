@@ -6,6 +6,8 @@
 #include <limits>
 #include <optional>
 
+#include "ops/attention_kernel.h"
+
 namespace mixwright::ops {
 namespace {
 
@@ -47,6 +49,11 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     const double scale = form.scale > 0 ? form.scale : 1 / std::sqrt(static_cast<double>(dim));
     const bool shaped = form.softcap > 0 || form.sinks.defined();
 
+    if (attention_kernel_applies(q, k, v)) {
+        const kernels::Attention kernel{.scale = static_cast<float>(scale), .softcap = static_cast<float>(form.softcap), .causal = mask.causal,
+                                        .window = mask.window, .chunk = mask.chunk};
+        return attend_with_kernel(q, k, v, kernel, form.sinks, mask.keys);
+    }
     if (num_queries == 1 && group > 1 && !shaped) {
         // One query: the heads of a group read the same keys, so they go in as queries of one head and nothing is repeated.
         const at::Tensor bias = additive_mask(mask, 1, num_keys, q);

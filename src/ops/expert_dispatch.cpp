@@ -4,9 +4,12 @@
 
 #include <vector>
 
+#include "ops/expert_kernels.h"
+
 namespace mixwright::ops {
 
 at::Tensor dispatch_to_experts(const at::Tensor& x, const Routing& routing, std::span<const Mlp> experts) {
+    if (expert_kernels_apply(x, experts)) return run_experts(x, routing, experts);
     const std::int64_t num_tokens = x.size(0), top_k = routing.experts.size(1);
     const at::Tensor chosen = routing.experts.reshape({-1}).to(at::kCPU);  // [N * K], token-major
     const auto* expert_of = chosen.const_data_ptr<std::int64_t>();

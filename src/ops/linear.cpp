@@ -2,12 +2,23 @@
 
 #include <ATen/ATen.h>
 
+#include "ops/skinny_linear.h"
+
 namespace mixwright::ops {
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-    at::Tensor y = at::linear(x, weight, bias);
+    const Linear* const self = this;
+    if (skinny_applies({&self, 1}, x)) return skinny_linears({&self, 1}, x).front();
+    at::Tensor y = scales.defined() ? dequantizing_linear(*this, x) : at::linear(x, weight, bias);
     if (lora_a.defined()) y = y + at::linear(at::linear(x, lora_a), lora_b) * lora_scale;
     return y;
+}
+
+std::array<at::Tensor, 3> project(const Linear& a, const Linear& b, const Linear& c, const at::Tensor& x) {
+    const std::array linears{&a, &b, &c};
+    if (!skinny_applies(linears, x)) return {a(x), b(x), c(x)};
+    std::vector<at::Tensor> results = skinny_linears(linears, x);
+    return {std::move(results[0]), std::move(results[1]), std::move(results[2])};
 }
 
 }  // namespace mixwright::ops

@@ -6,6 +6,9 @@
 #include <tuple>
 #include <vector>
 
+#include "ops/linear.h"
+#include "ops/router_kernel.h"
+
 namespace mixwright::ops {
 namespace {
 
@@ -48,8 +51,12 @@ void sparsemix(Routing& routing, const RouterForm& form) {
 
 Routing route(const at::Tensor& x, const RouterWeights& router, const RouterForm& form) {
     Routing routing;
-    routing.logits = form.f32 ? at::linear(x.to(at::kFloat), router.weight.to(at::kFloat)) : at::linear(x, router.weight);
+    routing.logits = form.f32 ? at::linear(x.to(at::kFloat), router.weight.to(at::kFloat)) : Linear{router.weight}(x);
     if (router.bias.defined()) routing.logits = routing.logits + router.bias;
+    if (router_kernel_applies(routing.logits, form)) {
+        choose_with_kernel(routing, router.correction, form);
+        return routing;
+    }
     switch (form.scores) {
         case arch::RouterScores::softmax: choose(routing, at::softmax(routing.logits, -1, at::kFloat), router.correction, form); break;
         case arch::RouterScores::sigmoid: choose(routing, at::sigmoid(routing.logits.to(at::kFloat)), router.correction, form); break;

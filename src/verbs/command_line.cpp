@@ -3,9 +3,12 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "error.h"
 #include "progress.h"
@@ -27,12 +30,21 @@ void declare_common(CLI::App& app, CommonOptions& common) {
     app.add_option("--device", common.device, "cpu, cuda or cuda:N (default: cuda when there)")->group(group);
     app.add_option("--threads", common.threads, "number of CPU threads (default: all)")->check(CLI::Range(1, 1024))->group(group);
     app.add_option("--dtype", common.dtype, "compute type: bfloat16, float32, ...")->group(group);
-    app.add_option("--seed", common.seed, "seed of everything random (default 0)")->group(group);
+    app.add_option("-s,--seed", common.seed, "seed of everything random (default 0)")->group(group);
     app.add_flag("--quiet", common.quiet, "no progress, no notes; warnings and errors only")->group(group);
     app.add_flag("-v", common.verbosity, "say more (repeat for more still)")->group(group);
     app.add_option("--progress", common.progress, "auto, plain, json or none")
         ->check(CLI::IsMember({"auto", "plain", "json", "none"}))->group(group);
     app.add_flag("--json", common.json, "the result as JSON on stdout")->group(group);
+}
+
+// llama.cpp has flags of several letters behind one dash, which CLI11 would read as letters.
+std::vector<std::string> spelled_out(int argc, char** argv) {
+    std::vector<std::string> arguments(argv + 1, argv + argc);
+    for (std::string& argument : arguments)
+        if (argument == "-sys") argument = "--system-prompt";
+    std::ranges::reverse(arguments);  // as CLI11 takes them
+    return arguments;
 }
 
 int report(ErrorCode code, const std::string& message) {
@@ -61,7 +73,7 @@ int guarded(Work work) {
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
-    CLI::App app{"mixwright: build, profile, zip, split, chain, train and run Mixture-of-Experts language models"};
+    CLI::App app{"mixwright: build, profile, zip, split, chain, train and run Mixture-of-Experts language models", "mixwright"};
     app.set_version_flag("--version", std::string("mixwright ") + version);
     app.require_subcommand(1);
     app.fallthrough(false);
@@ -79,7 +91,7 @@ int run_command_line(int argc, char** argv) {
     }
 
     try {
-        app.parse(argc, argv);
+        app.parse(spelled_out(argc, argv));
     } catch (const CLI::ParseError& e) {
         const int status = app.exit(e);  // prints help, version or the complaint
         return status == 0 ? 0 : exit_status(ErrorCode::usage);

@@ -36,7 +36,8 @@ public:
         app.add_option("--task", tasks_, "ppl:FILE, perplexity on a text file, .jsonl or folder (repeat for several)")->required();
         app.add_option("--ctx", options_.context, "tokens of a window (default 512)")->check(CLI::Range(2, 1 << 20));
         app.add_option("--limit", options_.max_tokens, "look at this many tokens of each text (default: all)")->check(CLI::Range(2, 1 << 30));
-        app.add_flag("--stream-layers", stream_, "one layer in memory at a time, for models larger than RAM");
+        declare_quantization(app, model_options_);
+        declare_streaming(app, model_options_);
     }
 
     void run(const CommonOptions& common) override {
@@ -56,10 +57,10 @@ public:
         if (tokenizer.adds_bos()) bos = tokenizer.bos_id();
 
         std::vector<evaluate::Perplexity> results;
-        if (stream_) {
+        if (model_options_.stream_layers) {
             for (const data::TokenStream& text : texts) results.push_back(evaluate::perplexity_streamed(files, placement, text, bos, options_));
         } else {
-            const model::Model model = model::load_model(std::move(files), placement);
+            const model::Model model = load_model(common, std::move(files), model_options_);
             for (const data::TokenStream& text : texts) results.push_back(evaluate::perplexity(model, text, bos, options_));
         }
         print(common, tasks, results);
@@ -81,7 +82,7 @@ private:
     std::string model_;
     std::vector<std::string> tasks_;
     evaluate::PerplexityOptions options_;
-    bool stream_ = false;
+    ModelOptions model_options_;
 };
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <iostream>
 
 #include "arch/open_tokenizer.h"
-#include "arch/stop_tokens.h"
 #include "error.h"
 #include "generate/engine.h"
 #include "generate/routing_trace.h"
@@ -15,6 +14,7 @@
 #include "progress.h"
 #include "tokenizer/chat_template.h"
 #include "verbs/model_options.h"
+#include "verbs/sampling_options.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -29,13 +29,9 @@ public:
         auto* text = app.add_option("-p,--prompt", prompt_, "the prompt");
         auto* file = app.add_option("-f,--file", file_, "a file with the prompt (- for standard input)");
         text->excludes(file);
-        app.add_option("-n,--predict", options_.max_new_tokens, "most tokens to generate (default 128)")->check(CLI::Range(1, 1 << 24));
-        app.add_option("-c,--ctx-size", options_.context_size, "context size in tokens (default: the model's)")->check(CLI::Range(1, 1 << 24));
-        app.add_option("--temp", options_.sampling.temperature, "temperature; 0 takes the likeliest token (default 0)");
-        app.add_option("--top-k", options_.sampling.top_k, "sample among the k likeliest (0: all)");
-        app.add_option("--top-p", options_.sampling.top_p, "sample among the likeliest that together reach p (1: all)");
-        app.add_option("--min-p", options_.sampling.min_p, "sample among those at least this times as likely as the likeliest (0: all)");
-        app.add_option("--repeat-penalty", options_.sampling.repetition_penalty, "penalty on tokens already there (1: none)");
+        declare_sampling(app, options_, stop_strings_);
+        declare_quantization(app, model_options_);
+        declare_streaming(app, model_options_);
         app.add_flag("--raw", raw_, "continue the prompt as it stands instead of answering it through the chat template");
         app.add_option("--trace", trace_, "write the experts of every token to this file, a JSON line each");
     }
@@ -47,30 +43,19 @@ public:
         arch::OpenModel files = arch::open_model(model_);
         if (!trace_.empty() && !files.spec.is_moe())
             throw Error(ErrorCode::usage, fmt::format("--trace: {} has no experts", model_), "it traces the routing of a Mixture-of-Experts model");
-        const model::Model model = [&] {
-            const model::Placement placement = placement_for(common, files);
-            return model::load_model(std::move(files), placement);
-        }();
+        const model::Model model = load_model(common, std::move(files), model_options_);
         const std::vector<std::int64_t> ids = encode_prompt(tokenizer, prompt);
         options_.stop_ids = stop_ids(tokenizer, model.files);
 
-        std::string text;
-        tokenizer::StreamDecoder decoder(tokenizer);
-        const auto emit = [&](const std::string& piece) {
-            text += piece;
+        TextStream stream(tokenizer, stop_strings_, [&](const std::string& piece) {
             if (common.json) return;
             fmt::print("{}", piece);
             std::fflush(stdout);
-        };
+        });
         generate::RoutingTrace trace(model.decoder.spec());
         const generate::GenerateResult result = generate::generate(
-            model, ids, options_,
-            [&](std::int64_t id) {
-                emit(decoder.push(static_cast<tokenizer::TokenId>(id)));
-                return true;
-            },
-            trace_.empty() ? nullptr : &trace);
-        emit(decoder.finish());
+            model, ids, options_, [&](std::int64_t id) { return stream.push(id); }, trace_.empty() ? nullptr : &trace);
+        const std::string text = stream.finish();
         if (!common.json) fmt::print("\n");
 
         if (!trace_.empty()) write_trace(trace, ids, result.ids, tokenizer);
@@ -95,12 +80,6 @@ private:
             ids = tokenizer.encode(prompt);
         }
         return {ids.begin(), ids.end()};
-    }
-
-    static std::vector<std::int64_t> stop_ids(const tokenizer::Tokenizer& tokenizer, const arch::OpenModel& files) {
-        std::vector<std::int64_t> ids = arch::eos_token_ids(files);
-        if (const auto eos = tokenizer.eos_id()) ids.push_back(*eos);
-        return ids;
     }
 
     void write_trace(const generate::RoutingTrace& trace, const std::vector<std::int64_t>& prompt, const std::vector<std::int64_t>& generated,
@@ -134,6 +113,8 @@ private:
     }
 
     std::string model_, prompt_, file_, trace_;
+    std::vector<std::string> stop_strings_;
+    ModelOptions model_options_;
     bool raw_ = false;
     generate::GenerateOptions options_;
 };

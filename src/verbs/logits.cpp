@@ -41,7 +41,8 @@ public:
         app.add_option("MODEL", model_, "directory, .gguf file or org/name in the hub cache")->required();
         app.add_option("--ids", ids_, "JSON file: [[int]], rows of one length")->required();
         app.add_option("-o,--output", output_, "safetensors file; tensor \"logits\" [B, L, V] in f32")->required();
-        app.add_flag("--stream-layers", stream_, "one layer in memory at a time, for models larger than RAM");
+        declare_quantization(app, options_);
+        declare_streaming(app, options_);
         app.add_flag("--cache", cached_, "one token at a time through the KV cache (slow; to check the cache)")->excludes("--stream-layers");
     }
 
@@ -51,11 +52,11 @@ public:
         const model::Placement placement = placement_for(common, files, "float32");
         const c10::InferenceMode guard;
         at::Tensor logits;
-        if (stream_) {
+        if (options_.stream_layers) {
             const model::LayerStream stream(files, placement);
             logits = stream.decoder().logits(stream.outer(), stream.run({{ids, {}}}).front());
         } else {
-            const model::Model model = model::load_model(std::move(files), placement);
+            const model::Model model = load_model(common, std::move(files), options_, "float32");
             logits = cached_ ? run_cached(model, ids) : run_whole(model, ids);
         }
         logits = logits.to(at::kCPU, at::kFloat).contiguous();
@@ -89,7 +90,8 @@ private:
     }
 
     std::string model_, ids_, output_;
-    bool stream_ = false, cached_ = false;
+    ModelOptions options_;
+    bool cached_ = false;
 };
 
 }  // namespace

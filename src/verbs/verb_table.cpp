@@ -31,10 +31,18 @@ const std::array table{
               "  mixwright generate ./my-moe -p \"def fibonacci(n):\" --raw -n 64 --temp 0.7 --top-p 0.9\n"
               "  mixwright generate ./my-moe -p \"2 + 2 =\" --raw --trace experts.jsonl\n",
               make_generate},
+    VerbEntry{"chat", "a conversation in the terminal",
+              "  mixwright chat ./my-moe\n"
+              "  mixwright chat ./my-moe -sys \"Answer in one sentence.\" --temp 0\n",
+              make_chat},
     VerbEntry{"eval", "how well a model predicts texts: perplexity",
               "  mixwright eval ./my-moe --task ppl:wiki.test.txt --task ppl:code.jsonl\n"
               "  mixwright eval ./large-moe --task ppl:wiki.test.txt --limit 100000 --stream-layers --json\n",
               make_eval},
+    VerbEntry{"bench", "how fast a model reads and writes on this machine",
+              "  mixwright bench ./my-moe\n"
+              "  mixwright bench ./my-moe -p 2048 -b 1 -n 256 --json\n",
+              make_bench},
     VerbEntry{"import", "a GGUF as a Hugging Face directory",
               "  mixwright import SmolLM2-135M-Instruct.Q4_1.gguf ./smollm2\n"
               "  mixwright import model-00001-of-00003.gguf ./model --dtype float16\n",

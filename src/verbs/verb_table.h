@@ -5,6 +5,8 @@
 
 namespace mixwright::verbs {
 
+std::unique_ptr<Verb> make_bench();
+std::unique_ptr<Verb> make_chat();
 std::unique_ptr<Verb> make_eval();
 std::unique_ptr<Verb> make_generate();
 std::unique_ptr<Verb> make_import();

@@ -1,0 +1,97 @@
+#include "ops/expert_kernels.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "ops/expert_dispatch.h"
+
+namespace mixwright::ops {
+namespace {
+
+std::vector<Mlp> random_experts(std::int64_t count, std::int64_t D, std::int64_t F, at::ScalarType dtype) {
+    std::vector<Mlp> experts;
+    for (std::int64_t e = 0; e < count; ++e) {
+        // Every other expert has gate and up one behind the other, as in fused checkpoints.
+        const at::Tensor both = at::randn({2 * F, D}).div(std::sqrt(D)).to(dtype);
+        const at::Tensor gate = both.narrow(0, 0, F), up = both.narrow(0, F, F);
+        Mlp mlp;
+        mlp.gate.weight = gate;
+        mlp.up.weight = e % 2 == 0 ? up : up.clone();
+        mlp.down.weight = at::randn({D, F}).div(std::sqrt(F)).to(dtype);
+        experts.push_back(std::move(mlp));
+    }
+    return experts;
+}
+
+Routing random_routing(std::int64_t tokens, std::int64_t experts, std::int64_t top_k) {
+    Routing routing;
+    std::tie(routing.weights, routing.experts) = at::rand({tokens, experts}).topk(top_k, -1);
+    return routing;
+}
+
+// The definition, expert by expert, in double.
+at::Tensor expected(const at::Tensor& x, const Routing& routing, const std::vector<Mlp>& experts) {
+    at::Tensor y = at::zeros(x.sizes(), at::kDouble);
+    const at::Tensor xd = x.to(at::kDouble);
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+        const auto matrix = [](const Linear& linear) { return linear.weight.to(at::kDouble); };
+        const at::Tensor out = at::linear(at::silu(at::linear(xd, matrix(experts[e].gate))) * at::linear(xd, matrix(experts[e].up)), matrix(experts[e].down));
+        const at::Tensor weight = (routing.weights.to(at::kDouble) * routing.experts.eq(static_cast<std::int64_t>(e))).sum(-1, true);
+        y += out * weight;
+    }
+    return y;
+}
+
+class ExpertKernels : public testing::Test {
+protected:
+    void SetUp() override { at::manual_seed(1); }
+    at::NoGradGuard guard_;
+};
+
+TEST_F(ExpertKernels, EqualTheDefinitionForAnyNumberOfTokens) {
+    const std::vector<Mlp> experts = random_experts(6, 72, 50, at::kFloat);
+    for (const std::int64_t tokens : {1, 2, 7, 40, 200, 1500}) {
+        const at::Tensor x = at::randn({tokens, 72});
+        const Routing routing = random_routing(tokens, 6, 2);
+        ASSERT_TRUE(expert_kernels_apply(x, experts));
+        EXPECT_LT((dispatch_to_experts(x, routing, experts).to(at::kDouble) - expected(x, routing, experts)).abs().max().item<double>(), 2e-5) << tokens;
+    }
+}
+
+TEST_F(ExpertKernels, Bf16StaysCloseToTheDefinition) {
+    const std::vector<Mlp> experts = random_experts(5, 64, 96, at::kBFloat16);
+    for (const std::int64_t tokens : {1, 9, 120}) {
+        const at::Tensor x = at::randn({tokens, 64}).to(at::kBFloat16);
+        const Routing routing = random_routing(tokens, 5, 3);
+        const at::Tensor y = dispatch_to_experts(x, routing, experts), truth = expected(x, routing, experts);
+        EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+        EXPECT_LT((y.to(at::kDouble) - truth).abs().max().item<double>(), 0.02 * truth.abs().max().item<double>()) << tokens;
+    }
+}
+
+TEST_F(ExpertKernels, ManyExpertsWithFewTokensBesideOneWithMany) {
+    const std::vector<Mlp> experts = random_experts(128, 32, 24, at::kFloat);
+    const at::Tensor x = at::randn({300, 32});
+    Routing routing = random_routing(300, 127, 3);
+    routing.experts.select(1, 2).fill_(127);  // every token goes to the last one as well
+    EXPECT_LT((dispatch_to_experts(x, routing, experts).to(at::kDouble) - expected(x, routing, experts)).abs().max().item<double>(), 2e-5);
+}
+
+TEST_F(ExpertKernels, AreTheSameEveryTime) {
+    const std::vector<Mlp> experts = random_experts(8, 64, 64, at::kBFloat16);
+    for (const std::int64_t tokens : {3, 100}) {
+        const at::Tensor x = at::randn({tokens, 64}).to(at::kBFloat16);
+        const Routing routing = random_routing(tokens, 8, 2);
+        const at::Tensor first = dispatch_to_experts(x, routing, experts);
+        for (int i = 0; i < 5; ++i) EXPECT_TRUE(at::equal(first, dispatch_to_experts(x, routing, experts)));
+    }
+}
+
+TEST_F(ExpertKernels, LeaveGradientsToTheDifferentiablePath) {
+    const std::vector<Mlp> experts = random_experts(2, 8, 8, at::kFloat);
+    const at::AutoGradMode with_gradients(true);
+    EXPECT_FALSE(expert_kernels_apply(at::randn({1, 8}), experts));
+}
+
+}  // namespace
+}  // namespace mixwright::ops

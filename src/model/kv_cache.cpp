@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 
 #include "error.h"
 
@@ -22,6 +24,24 @@ void reserve(at::Tensor& buffer, const at::Tensor& like, std::int64_t used, std:
     buffer = std::move(grown);
 }
 
+// x [B, Hkv, L, d] into `buffer` from position `first` on.
+void write(at::Tensor& buffer, std::int64_t first, const at::Tensor& x) {
+    const std::int64_t length = x.size(2);
+    if (!x.is_cpu() || length != 1 || x.stride(3) != 1) {
+        buffer.narrow(2, first, length).copy_(x);
+        return;
+    }
+    // One token: a few copies of a head's size, without the cost of tensor operations.
+    const std::size_t bytes = static_cast<std::size_t>(x.size(3)) * x.element_size();
+    auto* to = static_cast<std::byte*>(buffer.mutable_data_ptr());
+    const auto* from = static_cast<const std::byte*>(x.const_data_ptr());
+    const auto size = static_cast<std::int64_t>(x.element_size());
+    for (std::int64_t b = 0; b < x.size(0); ++b)
+        for (std::int64_t h = 0; h < x.size(1); ++h)
+            std::memcpy(to + (b * buffer.stride(0) + h * buffer.stride(1) + first * buffer.stride(2)) * size,
+                        from + (b * x.stride(0) + h * x.stride(1)) * size, bytes);
+}
+
 }  // namespace
 
 KvCache::KvCache(const arch::ModelSpec& spec, std::int64_t max_length)
@@ -35,8 +55,8 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, const at::
     Layer& cache = layers_[static_cast<std::size_t>(layer)];
     reserve(cache.keys, k, length_, needed, max_length_);
     reserve(cache.values, v, length_, needed, max_length_);
-    cache.keys.narrow(2, length_, added).copy_(k);
-    cache.values.narrow(2, length_, added).copy_(v);
+    write(cache.keys, length_, k);
+    write(cache.values, length_, v);
     return {cache.keys.narrow(2, 0, needed), cache.values.narrow(2, 0, needed)};
 }
 

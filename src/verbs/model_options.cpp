@@ -1,6 +1,5 @@
 #include "verbs/model_options.h"
 
-#include "error.h"
 #include "model/quantize.h"
 
 namespace mixwright::verbs {
@@ -14,18 +13,13 @@ void declare_quantization(CLI::App& app, ModelOptions& options) {
 }
 
 void declare_streaming(CLI::App& app, ModelOptions& options) {
-    app.add_flag("--stream-layers", options.stream_layers, "one layer in memory at a time, for models larger than RAM");
+    app.add_flag("--stream-layers", options.stream_layers, "one layer in memory at a time, for models larger than RAM")->excludes("--quant");
 }
 
 model::Model load_model(const CommonOptions& common, arch::OpenModel files, const ModelOptions& options, const std::string& default_dtype) {
     const auto format = model::quantization(options.quant);
     const model::Placement placement = placement_for(common, files, default_dtype);
-    if (options.stream_layers) {
-        if (format)
-            throw Error(ErrorCode::usage, "--quant and --stream-layers exclude each other",
-                        "--quant alone reads one layer at a time too, and keeps only the quantised weights");
-        return model::stream_model(std::move(files), placement);
-    }
+    if (options.stream_layers) return model::stream_model(std::move(files), placement);
     model::Model model = model::load_model(std::move(files), placement);
     if (format) model::quantize(model, *format);
     return model;

@@ -19,7 +19,7 @@ struct ModelOptions {
 
 /// --quant
 void declare_quantization(CLI::App& app, ModelOptions& options);
-/// --stream-layers, which excludes --quant
+/// --stream-layers; after declare_quantization, because the two exclude each other.
 void declare_streaming(CLI::App& app, ModelOptions& options);
 
 /// Loads a model as the options say.

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build/bench/inference"
 LLAMA = ROOT / "build/llama-bench"
+NODE = ROOT / "build/node"
 PROMPTS, LENGTH, GENERATED = 8, 512, 64
 
 
@@ -140,6 +141,15 @@ def llama(gguf):
     return {**rates, "load": float("nan"), "rss": rss}
 
 
+def llama_prebuilt(gguf):
+    """The same library as npm ships it, with kernels for this CPU chosen at run time."""
+    if not (NODE / "node_modules/node-llama-cpp").exists():
+        NODE.mkdir(parents=True, exist_ok=True)
+        child(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", NODE, "node-llama-cpp@3"])
+    out, rss = child(["node", Path(__file__).with_name("llama_prebuilt.mjs"), NODE, gguf, LENGTH, GENERATED])
+    return {**json.loads(out.splitlines()[-1]), "rss": rss}
+
+
 # ---- the comparison -----------------------------------------------------------------------------------------------
 
 def compare(name, binary, model, runs, without):
@@ -151,6 +161,7 @@ def compare(name, binary, model, runs, without):
     if "llama.cpp" not in without:
         for kind in ("bf16", "q8_0"):
             programs[f"llama.cpp {kind}"] = lambda gguf=as_gguf(model, kind): llama(gguf)
+            programs[f"llama.cpp {kind}, npm"] = lambda gguf=as_gguf(model, kind): llama_prebuilt(gguf)
     rounds = [{program: run() for program, run in programs.items()} for _ in range(runs)]
 
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))

@@ -24,7 +24,7 @@ def chat(model, lines, *options):
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
 
 
-@pytest.mark.parametrize("quant, tolerance", [("int8", 0.02), ("int4", 0.35)])
+@pytest.mark.parametrize("quant, tolerance", [("int8", 0.05), ("int4", 0.5)])
 @pytest.mark.parametrize("name", ["llama-biased", "mixtral", "qwen2_moe", "qwen3_moe-window"])
 def test_quantised_logits_are_close(name, quant, tolerance, tmp_path):
     model = save_variant(name, tmp_path / "model")

@@ -94,10 +94,11 @@ struct ConfigAlias {
 struct PackedForm {
     std::string_view name;                       // on disk: "self_attn.qkv_proj.weight"
     std::vector<std::string_view> parts;         // canonical, one after another along the rows; per expert: after "experts.E."
-    bool per_expert = false;                     // all experts of a layer: [E, rows, cols], or [E * rows, cols]
+    bool per_expert = false;                     // all experts of a layer: [E, rows, cols]
     bool transposed = false;                     // each matrix is stored [cols, rows]
     bool interleaved = false;                    // the rows of the parts alternate
     bool whole_model = false;                    // of no layer: names are whole
+    bool flat = false;                           // experts have no dimension of their own: [E * rows, cols]
 };
 
 struct Architecture {

@@ -11,13 +11,15 @@
 
 namespace mixwright::arch {
 
-extern const Architecture llama, mistral, qwen2, qwen3;
-extern const Architecture mixtral, qwen2_moe, qwen3_moe, deepseek, deepseek_v2, coe_deepseekv2;
+extern const Architecture llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text, granite, olmo2, smollm3, starcoder2;
+extern const Architecture mixtral, qwen2_moe, qwen3_moe, deepseek, deepseek_v2, deepseek_v3, coe_deepseekv2, olmoe, phimoe;
+extern const Architecture granitemoe, granitemoeshared, gpt_oss, glm4_moe, llama4_text, dbrx;
 
 std::span<const Architecture* const> registry() {
     static constexpr std::array rows{
-        &llama, &mistral, &qwen2, &qwen3,
-        &mixtral, &qwen2_moe, &qwen3_moe, &deepseek, &deepseek_v2, &coe_deepseekv2,
+        &llama, &mistral, &qwen2, &qwen3, &phi3, &gemma2, &gemma3_text, &granite, &olmo2, &smollm3, &starcoder2,
+        &mixtral, &qwen2_moe, &qwen3_moe, &deepseek, &deepseek_v2, &deepseek_v3, &coe_deepseekv2, &olmoe, &phimoe,
+        &granitemoe, &granitemoeshared, &gpt_oss, &glm4_moe, &llama4_text, &dbrx,
     };
     return rows;
 }

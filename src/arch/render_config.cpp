@@ -210,7 +210,7 @@ void render_moe(Json& config, const ModelSpec& spec) {
     }
     if (moe.scores == RouterScores::sparsemixer) config["router_jitter_noise"] = spec.router_jitter;
     if (moe.scores == RouterScores::sigmoid) config["scoring_func"] = "sigmoid";
-    if (moe.chained) render_chain(config, spec);
+    if (moe.chained && std::ranges::any_of(spec.layers, [](const LayerSpec& l) { return l.chain.has_value(); })) render_chain(config, spec);
     if (moe.interleaved) {
         Json& layers = config["moe_layers"] = Json::array();
         for (std::size_t layer = 0; layer < spec.layers.size(); ++layer)

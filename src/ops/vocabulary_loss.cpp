@@ -72,19 +72,34 @@ at::Tensor losses_of(at::Tensor& logits, const at::Tensor& targets, float scale,
     return losses;
 }
 
+// Logits [n, V] in a form that losses_of may overwrite; `tanh` receives what the gradient of the cap needs.
+at::Tensor head_logits(const at::Tensor& rows, const at::Tensor& head, const HeadForm& form, at::Tensor* tanh = nullptr) {
+    at::Tensor logits = at::linear(rows, head, form.bias);
+    if (form.divisor != 1.0) logits.div_(form.divisor);
+    if (form.softcap <= 0) return logits;
+    logits.div_(form.softcap).tanh_();
+    if (tanh != nullptr) *tanh = logits.clone();
+    return logits.mul_(form.softcap);
+}
+
 class VocabularyLoss : public torch::autograd::Function<VocabularyLoss> {
 public:
     static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                              double scale, std::int64_t chunk) {
+                              const at::Tensor& bias, double scale, std::int64_t chunk, double divisor, double softcap) {
+        const HeadForm form{bias, divisor, softcap};
         const std::int64_t count = hidden.size(0);
-        const bool for_hidden = hidden.requires_grad(), for_head = head.requires_grad();
+        const bool for_hidden = hidden.requires_grad(), for_head = head.requires_grad(), for_bias = bias.defined() && bias.requires_grad();
         at::Tensor total = at::zeros({}, hidden.options().dtype(at::kFloat));
-        at::Tensor hidden_gradient = for_hidden ? at::empty_like(hidden) : at::Tensor(), head_gradient;
+        at::Tensor hidden_gradient = for_hidden ? at::empty_like(hidden) : at::Tensor(), head_gradient, bias_gradient;
+        if (for_bias) bias_gradient = at::zeros(bias.sizes(), bias.options().dtype(at::kFloat));
         for (std::int64_t begin = 0; begin < count; begin += chunk) {
             const std::int64_t n = std::min(chunk, count - begin);
             const at::Tensor rows = hidden.narrow(0, begin, n);
-            at::Tensor logits = at::linear(rows, head);
-            total += losses_of(logits, targets.narrow(0, begin, n), static_cast<float>(scale), for_hidden || for_head).sum() * scale;
+            at::Tensor tanh, logits = head_logits(rows, head, form, &tanh);
+            total += losses_of(logits, targets.narrow(0, begin, n), static_cast<float>(scale), for_hidden || for_head || for_bias).sum() * scale;
+            if (tanh.defined()) logits.mul_(1 - tanh.square_());
+            if (divisor != 1.0) logits.div_(divisor);
+            if (for_bias) bias_gradient += logits.sum(0, false, at::kFloat);
             if (for_hidden) {
                 at::Tensor out = hidden_gradient.narrow(0, begin, n);
                 at::mm_out(out, logits, head);
@@ -100,7 +115,8 @@ public:
         }
         if (for_head && count == 0) head_gradient = at::zeros_like(head);
         if (for_head) head_gradient = head_gradient.to(head.scalar_type());
-        context->save_for_backward({hidden_gradient, head_gradient});
+        if (for_bias) bias_gradient = bias_gradient.to(bias.scalar_type());
+        context->save_for_backward({hidden_gradient, head_gradient, bias_gradient});
         return total;
     }
 
@@ -110,22 +126,24 @@ public:
         const auto scaled = [&](const at::Tensor& gradient) {
             return !gradient.defined() || unit ? gradient : gradient * gradients[0].to(gradient.scalar_type());
         };
-        return {scaled(saved[0]), scaled(saved[1]), {}, {}, {}};
+        return {scaled(saved[0]), scaled(saved[1]), {}, scaled(saved[2]), {}, {}, {}, {}};
     }
 };
 
 }  // namespace
 
-at::Tensor vocabulary_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, double scale, std::int64_t chunk) {
-    return VocabularyLoss::apply(hidden, head, targets, scale, chunk);
+at::Tensor vocabulary_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, double scale, std::int64_t chunk,
+                           const HeadForm& form) {
+    return VocabularyLoss::apply(hidden, head, targets, form.bias, scale, chunk, form.divisor, form.softcap);
 }
 
-at::Tensor token_losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, std::int64_t chunk) {
+at::Tensor token_losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, std::int64_t chunk,
+                        const HeadForm& form) {
     const at::NoGradGuard guard;
     at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
     for (std::int64_t begin = 0; begin < hidden.size(0); begin += chunk) {
         const std::int64_t n = std::min(chunk, hidden.size(0) - begin);
-        at::Tensor logits = at::linear(hidden.narrow(0, begin, n), head);
+        at::Tensor logits = head_logits(hidden.narrow(0, begin, n), head, form);
         losses.narrow(0, begin, n).copy_(losses_of(logits, targets.narrow(0, begin, n), 1.0f, false));
     }
     return losses;

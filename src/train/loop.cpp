@@ -17,6 +17,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+ops::HeadForm head_form(const model::Decoder& decoder, const model::ModelWeights& weights) {
+    const arch::ModelSpec& spec = decoder.spec();
+    return {.bias = weights.lm_head_bias, .divisor = spec.logits_divisor, .softcap = spec.logit_softcap};
+}
+
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 struct Batch {
@@ -115,7 +120,8 @@ StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, co
     for (const Batch& batch : batches) {
         if (batch.targets.numel() == 0) continue;
         const ForwardResult out = forward(model.decoder(), model.weights(), batch.ids, options);
-        at::Tensor loss = ops::vocabulary_loss(hidden_of_counted(out.hidden, batch), model.weights().lm_head, batch.targets, 1.0 / static_cast<double>(report.counted));
+        at::Tensor loss = ops::vocabulary_loss(hidden_of_counted(out.hidden, batch), model.weights().lm_head, batch.targets, 1.0 / static_cast<double>(report.counted), 1024,
+                                          head_form(model.decoder(), model.weights()));
         report.loss += loss.item<double>();
         report.largest_load = std::max(report.largest_load, out.largest_load);
         if (out.auxiliary.defined()) {
@@ -163,7 +169,7 @@ double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weigh
         for (std::size_t i = begin; i < std::min(count, begin + static_cast<std::size_t>(batch_size)); ++i) rows.push_back(i);
         const Batch batch = make_batch(sequences, rows, weights.embedding.device());
         const at::Tensor hidden = hidden_of_counted(forward(decoder, weights, batch.ids, {}).hidden, batch);
-        sum += ops::token_losses(hidden, weights.lm_head, batch.targets).sum(at::kDouble).item<double>();
+        sum += ops::token_losses(hidden, weights.lm_head, batch.targets, 1024, head_form(decoder, weights)).sum(at::kDouble).item<double>();
         counted += batch.targets.numel();
         progress.advance(rows.size() * length);
     }

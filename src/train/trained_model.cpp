@@ -10,6 +10,7 @@
 #include <cstring>
 #include <set>
 
+#include "arch/published_layout.h"
 #include "error.h"
 
 namespace mixwright::train {
@@ -18,13 +19,15 @@ namespace {
 using arch::TensorRole;
 
 bool is_trained(const TrainRecipe& recipe, const arch::TensorSlot& slot) {
+    // It moves by a rule of its own while a model is pretrained; no gradient reaches it.
+    if (slot.name.ends_with("e_score_correction_bias")) return false;
     if (recipe.trainable == Trainable::all && slot.layer < 0) return recipe.first_layer == 0;
     if (slot.layer < recipe.first_layer || slot.layer > recipe.last_layer) return false;
     switch (recipe.trainable) {
         case Trainable::all: return true;
         case Trainable::mlp: return slot.role == TensorRole::mlp || slot.role == TensorRole::expert || slot.role == TensorRole::shared_expert;
         case Trainable::experts: return slot.role == TensorRole::expert || slot.role == TensorRole::shared_expert;
-        case Trainable::router: return slot.role == TensorRole::router || slot.role == TensorRole::shared_gate;
+        case Trainable::router: return slot.role == TensorRole::router || slot.role == TensorRole::router_bias || slot.role == TensorRole::shared_gate;
         case Trainable::lora: return false;
     }
     return false;
@@ -191,7 +194,7 @@ std::vector<checkpoint::OutputTensor> TrainedModel::output_tensors() const {
         else
             tensors.push_back(checkpoint::copy_tensor(slot.name, model_.files.tensors, model_.files.tensors->at(slot.name), dtype));
     }
-    return tensors;
+    return arch::published(model_.files.spec, std::move(tensors));
 }
 
 std::vector<checkpoint::OutputTensor> TrainedModel::adapter_tensors() const {

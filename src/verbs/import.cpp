@@ -4,6 +4,7 @@
 #include <map>
 
 #include "arch/canonical.h"
+#include "arch/published_layout.h"
 #include "arch/render_config.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/writer.h"
@@ -105,6 +106,7 @@ private:
         checkpoint::OutputPlan plan;
         for (const arch::TensorSlot& slot : arch::tensor_slots(model.spec))
             plan.tensors.push_back(checkpoint::copy_tensor(slot.name, model.tensors, model.tensors->at(slot.name), dtype));
+        plan.tensors = arch::published(model.spec, std::move(plan.tensors));
         arch::ModelSpec spec = model.spec;
         spec.dtype = dtype;
         plan.config = text_of(arch::render_config(spec));

@@ -41,7 +41,6 @@ constexpr std::string_view inert_keys[] = {
 
 void check_config_keys(InspectReport& report) {
     const io::Json& config = report.checkpoint.config;
-    if (config.contains("quantization_config")) report.problems.push_back({true, "config.json has a quantization_config: quantised safetensors are not read"});
     if (config.contains("auto_map")) report.problems.push_back({false, "config.json asks for code of its own (auto_map); it is never run"});
     io::Json known;
     try {

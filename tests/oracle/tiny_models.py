@@ -72,6 +72,59 @@ VARIANTS = {
     "deepseek_v2-queries": ("deepseek_v2", {**DEEPSEEK, **dict(q_lora_rank=20, attention_bias=True, routed_scaling_factor=1.7)}),
     "deepseek_v2-groups": ("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=4, topk_group=1, **DEEPSEEK)),
     "deepseek_v2-yarn": ("deepseek_v2", dict(rope_parameters=dict(rope_theta=10000.0, **ROPES["yarn_mscale"]), **DEEPSEEK)),
+    "olmoe": ("olmoe", dict(num_experts=6, num_experts_per_tok=2)),
+    "olmoe-clipped": ("olmoe", dict(num_experts=6, num_experts_per_tok=3, clip_qkv=0.8, norm_topk_prob=True)),
+    "olmoe-mha-biased": ("olmoe", dict(num_experts=4, num_experts_per_tok=1, num_key_value_heads=4, attention_bias=True)),
+    "phi3": ("phi3", {}),
+    "phi3-window": ("phi3", dict(sliding_window=9, tie_word_embeddings=True)),
+    "phi3-longrope": ("phi3", dict(original_max_position_embeddings=32, rope_parameters=dict(rope_theta=10000.0, **ROPES["longrope"]))),
+    "phi3-partial": ("phi3", dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.75), num_key_value_heads=1)),
+    "gemma2": ("gemma2", GEMMA),
+    "gemma2-window": ("gemma2", dict(sliding_window=9, **GEMMA)),
+    "gemma2-uncapped": ("gemma2", dict(attn_logit_softcapping=None, final_logit_softcapping=None, query_pre_attn_scalar=40, attention_bias=True, **GEMMA)),
+    "gemma3_text": ("gemma3_text", dict(sliding_window=9, **GEMMA, **{"num_hidden_layers": 7})),
+    "gemma3_text-scaled": ("gemma3_text", dict(sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"], **GEMMA, rope_parameters={
+        "full_attention": dict(rope_theta=1e6, rope_type="linear", factor=8.0), "sliding_attention": dict(rope_theta=5e3, rope_type="default")})),
+    "gemma3_text-capped": ("gemma3_text", dict(final_logit_softcapping=7.0, query_pre_attn_scalar=24, **GEMMA)),
+    "deepseek_v3": ("deepseek_v3", dict(n_group=4, topk_group=2, **DEEPSEEK)),
+    "deepseek_v3-halves": ("deepseek_v3", {**DEEPSEEK, **dict(n_group=1, topk_group=1, rope_interleave=False, norm_topk_prob=False, q_lora_rank=20, attention_bias=True)}),
+    "deepseek_v3-yarn": ("deepseek_v3", dict(n_group=2, topk_group=1, rope_parameters=dict(rope_theta=10000.0, **ROPES["yarn_mscale"]), **DEEPSEEK)),
+    "glm4_moe": ("glm4_moe", GLM),
+    "glm4_moe-normed": ("glm4_moe", dict(use_qk_norm=True, attention_bias=True, n_group=2, topk_group=1, **GLM)),
+    "glm4_moe-raw": ("glm4_moe", {**GLM, **dict(norm_topk_prob=False, first_k_dense_replace=0, head_dim=16, rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.25))}),
+    "gpt_oss": ("gpt_oss", GPT_OSS),
+    "gpt_oss-plain-rope": ("gpt_oss", dict(rope_parameters=dict(rope_type="default", rope_theta=1e4), **{**GPT_OSS, "swiglu_limit": 1.5})),
+    "gpt_oss-windows": ("gpt_oss", {**GPT_OSS, **dict(sliding_window=5, layer_types=["full_attention", "sliding_attention", "sliding_attention"], num_experts_per_tok=3)}),
+    "granite": ("granite", GRANITE),
+    "granite-plain": ("granite", dict(tie_word_embeddings=True)),
+    "granite-biased": ("granite", dict(attention_bias=True, mlp_bias=True, **GRANITE)),
+    "granitemoe": ("granitemoe", dict(num_local_experts=6, num_experts_per_tok=2, **GRANITE)),
+    "granitemoe-tied": ("granitemoe", dict(num_local_experts=4, num_experts_per_tok=3, tie_word_embeddings=True, **GRANITE)),
+    "granitemoe-biased": ("granitemoe", dict(num_local_experts=4, num_experts_per_tok=1, attention_bias=True, **GRANITE)),
+    "granitemoeshared": ("granitemoeshared", dict(num_local_experts=6, num_experts_per_tok=2, shared_intermediate_size=40, **GRANITE)),
+    "granitemoeshared-none": ("granitemoeshared", dict(num_local_experts=6, num_experts_per_tok=2, shared_intermediate_size=0, **GRANITE)),
+    "granitemoeshared-tied": ("granitemoeshared", dict(num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=96, tie_word_embeddings=True)),
+    "olmo2": ("olmo2", {}),
+    "olmo2-mha": ("olmo2", dict(num_key_value_heads=4, attention_bias=True)),
+    "olmo2-yarn": ("olmo2", dict(tie_word_embeddings=True, rope_parameters=dict(rope_theta=5e5, **ROPES["yarn"]))),
+    "smollm3": ("smollm3", dict(num_hidden_layers=5)),
+    "smollm3-listed": ("smollm3", dict(no_rope_layers=[0, 1, 0], attention_bias=True, mlp_bias=True)),
+    "smollm3-window": ("smollm3", dict(no_rope_layer_interval=2, use_sliding_window=True, sliding_window=7, tie_word_embeddings=True)),
+    "starcoder2": ("starcoder2", {}),
+    "starcoder2-window": ("starcoder2", dict(sliding_window=9, tie_word_embeddings=True)),
+    "starcoder2-unbiased": ("starcoder2", dict(use_bias=False, hidden_act="gelu", norm_epsilon=1e-3)),
+    "phimoe": ("phimoe", dict(num_local_experts=6, router_jitter_noise=0.05)),
+    "phimoe-biased": ("phimoe", dict(num_local_experts=4, attention_bias=True, lm_head_bias=True, router_jitter_noise=0.3)),
+    # Within the trained length: beyond it transformers keeps the short factors, the code of the model's card does not.
+    "phimoe-longrope": ("phimoe", dict(num_local_experts=4, sliding_window=11, original_max_position_embeddings=64, rope_parameters={
+        **ROPES["longrope"], **dict(rope_theta=1e4, short_mscale=1.2, long_mscale=1.3, original_max_position_embeddings=64)})),
+    "llama4_text": ("llama4_text", LLAMA4),
+    "llama4_text-dense-between": ("llama4_text", dict(interleave_moe_layer_step=2, use_qk_norm=False, attention_bias=True, **LLAMA4)),
+    "llama4_text-tuned": ("llama4_text", {**LLAMA4, **dict(num_hidden_layers=3, no_rope_layers=[1, 0, 1], floor_scale=8, attn_scale=0.5, attention_chunk_size=7, num_experts_per_tok=2)}),
+    "dbrx": ("dbrx", dict(attn_config=dict(rope_theta=1e4, kv_n_heads=2, clip_qkv=0.8), **DBRX)),
+    "dbrx-mha": ("dbrx", dict(attn_config=dict(rope_theta=1e4, kv_n_heads=4, clip_qkv=8), **DBRX)),
+    "dbrx-top1": ("dbrx", {**DBRX, **dict(attn_config=dict(rope_theta=1e4, kv_n_heads=1, clip_qkv=1.5), rope_parameters=dict(rope_type="default", rope_theta=5e5),
+                                          ffn_config=dict(ffn_hidden_size=40, moe_num_experts=5, moe_top_k=1))}),
 }
 
 
@@ -79,7 +132,7 @@ def randomize(model):
     """Weights large enough that every part of the model shows in the logits."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name.split(".")[-2]:
                 parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
             elif parameter.dim() == 1:
                 parameter.copy_(0.3 * torch.randn_like(parameter))

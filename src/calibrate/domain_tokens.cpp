@@ -39,11 +39,7 @@ std::vector<data::Document> documents_of(const data::ChatRenderer& render_chat, 
 
 }  // namespace
 
-DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
-                         const std::vector<std::string>& prompts, const DomainSettings& settings, std::int64_t vocab_size,
-                         const std::string& who) {
-    std::vector<tokenizer::TokenId> ids =
-        data::tokenize(documents_of(render_chat, files, prompts), tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(settings.tokens)).ids;
+DomainTokens cut_domain(std::vector<tokenizer::TokenId> ids, const DomainSettings& settings, std::int64_t vocab_size, const std::string& who) {
     if (static_cast<std::int64_t>(ids.size()) > settings.tokens) ids.resize(static_cast<std::size_t>(settings.tokens));
     if (const auto beyond = std::ranges::find_if(ids, [&](auto id) { return id >= vocab_size; }); beyond != ids.end())
         throw Error(ErrorCode::mismatch, fmt::format("{}: token {} of its text is not among the model's {} embeddings", who, *beyond, vocab_size));
@@ -65,6 +61,14 @@ DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::Chat
     domain.num_fit = static_cast<std::int64_t>(fit.size()) * length;
     domain.num_held_out = static_cast<std::int64_t>(held_out.size()) * length;
     return domain;
+}
+
+DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
+                         const std::vector<std::string>& prompts, const DomainSettings& settings, std::int64_t vocab_size,
+                         const std::string& who) {
+    std::vector<tokenizer::TokenId> ids =
+        data::tokenize(documents_of(render_chat, files, prompts), tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(settings.tokens)).ids;
+    return cut_domain(std::move(ids), settings, vocab_size, who);
 }
 
 std::vector<model::StreamedBatch> DomainTokens::sample(std::int64_t tokens) const {

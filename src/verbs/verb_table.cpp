@@ -11,6 +11,12 @@ const std::array table{
               "  mixwright build recipe.yml ./my-moe\n"
               "  mixwright build recipe.yml ./my-moe --resume\n",
               make_build},
+    VerbEntry{"split", "dense models out of a mixture of experts",
+              "  mixwright split ./my-moe ./experts --all\n"
+              "  mixwright split ./moe ./dense --data text.jsonl\n"
+              "  mixwright split ./moe ./dense --method concat --width 2816 --data text.jsonl\n"
+              "  mixwright split ./moe ./dense --experts-per-layer experts.json\n",
+              make_split},
     VerbEntry{"profile", "where the tokens of a mixture of experts go",
               "  mixwright profile ./my-moe --data math.jsonl --data code.txt -o stats.safetensors --report routing.html\n",
               make_profile},

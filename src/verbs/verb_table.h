@@ -11,6 +11,7 @@ std::unique_ptr<Verb> make_eval();
 std::unique_ptr<Verb> make_generate();
 std::unique_ptr<Verb> make_import();
 std::unique_ptr<Verb> make_build();
+std::unique_ptr<Verb> make_split();
 std::unique_ptr<Verb> make_inspect();
 std::unique_ptr<Verb> make_logits();
 std::unique_ptr<Verb> make_tokenize();

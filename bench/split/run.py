@@ -1,0 +1,54 @@
+"""Every way of `mixwright split` on trained MoEs: perplexity of the dense models beside the mixture's, on text kept apart.
+
+    python bench/split/run.py BINARY MOE... --data TEXT [--data TEXT] [--tokens N]
+
+One table a MoE. `nats` is the rise of the loss over the mixture's, mean over the texts; `x slice` how many times smaller it is
+than that of one expert of every layer."""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def split(binary, moe, out, data, options, tokens):
+    command = [binary, "split", moe, out, *options, *(f for d in data for f in ("--data", d)), "--tokens", tokens, "--ctx", 256, "--json", "--progress", "none"]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary")
+    parser.add_argument("moes", nargs="+", type=Path)
+    parser.add_argument("--data", action="append", required=True)
+    parser.add_argument("--tokens", type=int, default=16384)
+    arguments = parser.parse_args()
+    for moe in arguments.moes:
+        config = json.loads((moe / "config.json").read_text())
+        active = config["num_experts_per_tok"] * config["moe_intermediate_size"] + (config.get("shared_expert_intermediate_size") or 0)
+        methods = [("slice", ["--expert", 0]), ("mean", ["--method", "mean"]), ("aligned mean", ["--method", "mean", "--align"]), ("slerp chain", ["--method", "slerp"]),
+                   ("routed", ["--method", "routed"]), ("concat", ["--method", "concat"]), ("fit", ["--method", "fit"]),
+                   ("fit, twice as wide", ["--method", "fit", "--width", 2 * active])]
+        print(f"\n{moe.name}\n\n| | parameters | {' | '.join(Path(d).name for d in arguments.data)} | ratio | nats | x slice | seconds |\n|---|--:|{'--:|' * (len(arguments.data) + 4)}")
+        slice_rise = None
+        with tempfile.TemporaryDirectory() as folder:
+            for i, (name, options) in enumerate(methods):
+                done = split(arguments.binary, moe, Path(folder) / str(i), arguments.data, options, arguments.tokens)
+                mixture, dense = done["report"]
+                if i == 0:
+                    print(f"| mixture | {mixture['parameters'] / 1e6:.1f} M, {mixture['active_parameters'] / 1e6:.1f} M active | "
+                          + " | ".join(f"{p:.2f}" for p in mixture["ppl"].values()) + " | | | | |")
+                rise = sum(math.log(dense["ppl"][d] / p) for d, p in mixture["ppl"].items()) / len(mixture["ppl"])
+                slice_rise = slice_rise or rise
+                print(f"| {name} | {dense['parameters'] / 1e6:.1f} M | " + " | ".join(f"{p:.2f}" for p in dense["ppl"].values())
+                      + f" | {math.exp(rise):.3f} | {rise:.4f} | {slice_rise / rise:.1f} | {done['seconds']:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+#include "split/averaging.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "merge/align.h"
+
+namespace mixwright::split {
+namespace {
+
+// What a neuron is: its row of gate and up, its column of down. [F, 3D]
+at::Tensor features(const MlpTensors& mlp) { return at::cat({mlp.gate, mlp.up, mlp.down.t()}, 1); }
+
+void permute(MlpTensors& mlp, const std::vector<std::int64_t>& order) {
+    const at::Tensor index = at::tensor(order, at::kLong);
+    mlp = {mlp.gate.index_select(0, index), mlp.up.index_select(0, index), mlp.down.index_select(1, index)};
+}
+
+}  // namespace
+
+MlpTensors mean_mlp(const std::vector<MlpBlock>& experts, const std::vector<double>& weights, bool align) {
+    MlpTensors sum;
+    at::Tensor reference;
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+        MlpTensors expert = load_block(experts[e]);
+        if (align && e == 0) reference = features(expert);
+        if (align && e > 0) permute(expert, merge::align(reference, features(expert)));
+        if (e == 0) {
+            sum = {expert.gate * weights[0], expert.up * weights[0], expert.down * weights[0]};
+            continue;
+        }
+        sum.gate.add_(expert.gate, weights[e]);
+        sum.up.add_(expert.up, weights[e]);
+        sum.down.add_(expert.down, weights[e]);
+    }
+    return sum;
+}
+
+at::Tensor slerp_half(const at::Tensor& a, const at::Tensor& b) {
+    constexpr double parallel = 0.9995;
+    const double length_a = a.norm().item<double>(), length_b = b.norm().item<double>();
+    if (length_a == 0 || length_b == 0) return (a + b) / 2;
+    const double cosine = std::clamp(at::dot(a.flatten(), b.flatten()).item<double>() / (length_a * length_b), -1.0, 1.0);
+    if (std::abs(cosine) > parallel) return (a + b) / 2;
+    const double angle = std::acos(cosine), share = std::sin(angle / 2) / std::sin(angle);
+    return a * share + b * share;
+}
+
+MlpTensors slerp_chain(const std::vector<MlpBlock>& experts) {
+    MlpTensors chain = load_block(experts.at(0));
+    for (std::size_t e = 1; e < experts.size(); ++e) {
+        const MlpTensors next = load_block(experts[e]);
+        chain = {slerp_half(chain.gate, next.gate), slerp_half(chain.up, next.up), slerp_half(chain.down, next.down)};
+    }
+    return chain;
+}
+
+}  // namespace mixwright::split

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 namespace mixwright::ops {
 
-/// Whether nothing asks for gradients of work on `x`, and the kernels take its device and dtype (bf16 or f32 on a CPU).
+/// Whether this is inference (not a pass of training that happens to need no gradients: its sums must be those of the other
+/// passes, to the last bit), and the kernels take the device and dtype of `x` (bf16 or f32 on a CPU).
 inline bool kernels_apply(const at::Tensor& x) {
-    return !c10::GradMode::is_enabled() && x.is_cpu() && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
+    return c10::InferenceMode::is_enabled() && x.is_cpu() && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
 }
 
 }  // namespace mixwright::ops

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
+#include <optional>
 
 #include "ops/fast_math.h"
 
@@ -85,7 +86,8 @@ at::Tensor head_logits(const at::Tensor& rows, const at::Tensor& head, const Hea
 class VocabularyLoss : public torch::autograd::Function<VocabularyLoss> {
 public:
     static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
-                              const at::Tensor& bias, double scale, std::int64_t chunk, double divisor, double softcap) {
+                              const std::optional<at::Tensor>& maybe_bias, double scale, std::int64_t chunk, double divisor, double softcap) {
+        const at::Tensor bias = maybe_bias.value_or(at::Tensor());
         const HeadForm form{bias, divisor, softcap};
         const std::int64_t count = hidden.size(0);
         const bool for_hidden = hidden.requires_grad(), for_head = head.requires_grad(), for_bias = bias.defined() && bias.requires_grad();
@@ -134,7 +136,9 @@ public:
 
 at::Tensor vocabulary_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, double scale, std::int64_t chunk,
                            const HeadForm& form) {
-    return VocabularyLoss::apply(hidden, head, targets, form.bias, scale, chunk, form.divisor, form.softcap);
+    // An undefined tensor is no argument that autograd takes; nothing is.
+    const auto bias = form.bias.defined() ? std::optional(form.bias) : std::nullopt;
+    return VocabularyLoss::apply(hidden, head, targets, bias, scale, chunk, form.divisor, form.softcap);
 }
 
 at::Tensor token_losses(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, std::int64_t chunk,

@@ -1,6 +1,7 @@
 #include "split/routing_flow.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <cmath>
 #include <memory>
@@ -61,6 +62,7 @@ private:
 
 std::vector<LayerRouting> measure_routing_flow(const arch::OpenModel& moe, const std::vector<model::StreamedBatch>& batches,
                                                const model::Placement& placement) {
+    const c10::InferenceMode guard;
     const auto num_layers = static_cast<std::size_t>(moe.spec.num_layers);
     Sums sums{std::vector<at::Tensor>(num_layers), std::vector<at::Tensor>(num_layers), std::vector<double>(num_layers, 0.0)};
     std::vector<std::unique_ptr<FlowTaps>> taps;

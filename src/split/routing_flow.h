@@ -19,7 +19,7 @@ struct LayerRouting {
     double shared_gate = 1.0; // mean weight of the shared expert
 };
 
-/// Runs `batches` through the MoE, layer by layer. Call under at::NoGradGuard.
+/// Runs `batches` through the MoE, layer by layer.
 std::vector<LayerRouting> measure_routing_flow(const arch::OpenModel& moe, const std::vector<model::StreamedBatch>& batches,
                                                const model::Placement& placement);
 

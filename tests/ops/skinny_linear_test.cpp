@@ -1,6 +1,7 @@
 #include "ops/skinny_linear.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
 namespace mixwright::ops {
@@ -13,7 +14,7 @@ double worst(const at::Tensor& a, const at::Tensor& b) { return (a.to(at::kDoubl
 class SkinnyLinear : public testing::Test {
 protected:
     void SetUp() override { at::manual_seed(1); }
-    at::NoGradGuard guard_;
+    c10::InferenceMode guard_;
 };
 
 TEST_F(SkinnyLinear, EqualsLinearForOddSizes) {
@@ -46,11 +47,11 @@ TEST_F(SkinnyLinear, ProjectsThreeMapsOfOneInput) {
     EXPECT_LT(worst(projected[2], at::linear(x, c.weight, c.bias)), 1e-4);
 }
 
-TEST_F(SkinnyLinear, LeavesGradientsAndManyRowsToLibtorch) {
+TEST_F(SkinnyLinear, LeavesTrainingAndManyRowsToLibtorch) {
     const Linear linear{random({8, 16})};
     const Linear* const self = &linear;
     EXPECT_FALSE(skinny_applies({&self, 1}, random({max_skinny_rows + 1, 16})));
-    const at::AutoGradMode with_gradients(true);
+    const c10::InferenceMode training(false);
     EXPECT_FALSE(skinny_applies({&self, 1}, random({1, 16})));
 }
 

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <chrono>
 #include <filesystem>
+#include <random>
 
 #include "arch/open_tokenizer.h"
 #include "calibrate/domain_tokens.h"
@@ -151,7 +152,9 @@ private:
         io::Sha256 hash;
         for (const std::string& file : data_) {
             const std::int64_t judged = std::min<std::int64_t>(judge_tokens, share / 2);
-            data::TokenStream text = data::tokenize(data::read_documents(file, render_chat), tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(share + judged));
+            std::vector<data::Document> documents = data::read_documents(file, render_chat);
+            shuffle(documents);
+            data::TokenStream text = data::tokenize(documents, tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(share + judged));
             const auto total = static_cast<std::int64_t>(text.size());
             // A fifth of what there is, when there is less than was asked for.
             const std::int64_t kept = std::min(judged, total / 5);
@@ -167,6 +170,12 @@ private:
         }
         options_.data_identity = hash.hex();
         return domains;
+    }
+
+    // Files often hold one kind of text after the other: what is taken has to be of all of them.
+    static void shuffle(std::vector<data::Document>& documents) {
+        std::mt19937_64 random(1);
+        for (std::size_t i = documents.size(); i > 1; --i) std::swap(documents[i - 1], documents[random() % i]);
     }
 
     fs::path out_of(const split::DenseModel& model) const {

@@ -7,6 +7,7 @@
 
 #include "arch/render_config.h"
 #include "error.h"
+#include "surgery/moe_plan.h"
 
 namespace mixwright::split {
 namespace {
@@ -24,21 +25,19 @@ constexpr std::array twins{
     Pair{"deepseek", "llama"},        Pair{"granitemoe", "granite"},        Pair{"granitemoeshared", "granite"},
 };
 
-ModelSpec all_dense(const ModelSpec& moe, const arch::Architecture& architecture, std::int64_t width) {
-    ModelSpec spec = moe;
-    spec.architecture = &architecture;
-    if (architecture.qkv_bias.by_default) spec.qkv_bias = true;
-    spec.num_experts = spec.top_k = spec.expert_width = spec.shared_width = 0;
-    spec.intermediate_size = std::max(width, widest_dense_layer(moe));
-    for (arch::LayerSpec& layer : spec.layers) layer.kind = LayerKind::dense;
-    return spec;
-}
-
 // Its own architecture with every layer dense: the experts' sizes stay in the config, unused, as it asks for them.
 ModelSpec own_dense(const ModelSpec& moe, std::int64_t width) {
     ModelSpec spec = moe;
     spec.intermediate_size = std::max(width, widest_dense_layer(moe));
     for (arch::LayerSpec& layer : spec.layers) layer.kind = LayerKind::dense;
+    return spec;
+}
+
+ModelSpec all_dense(const ModelSpec& moe, const arch::Architecture& architecture, std::int64_t width) {
+    ModelSpec spec = own_dense(moe, width);
+    spec.architecture = &architecture;
+    if (architecture.qkv_bias.by_default) spec.qkv_bias = true;
+    spec.num_experts = spec.top_k = spec.expert_width = spec.shared_width = 0;
     return spec;
 }
 
@@ -66,7 +65,7 @@ std::int64_t widest_dense_layer(const ModelSpec& moe) {
 
 DenseTwin dense_twin(const ModelSpec& moe, std::int64_t width) {
     const std::string_view name = moe.architecture->model_type;
-    if (!moe.is_moe() || std::ranges::none_of(moe.layers, [](const arch::LayerSpec& layer) { return layer.kind == LayerKind::moe; }))
+    if (surgery::moe_layers(moe).empty())
         throw Error(ErrorCode::mismatch, fmt::format("a {} model without MoE layers: there is nothing to split", name));
     if (std::ranges::any_of(moe.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); }))
         throw Error(ErrorCode::unsupported, fmt::format("{}: experts that work on each other's output have no dense form", name));

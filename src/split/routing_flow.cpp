@@ -7,18 +7,12 @@
 #include <memory>
 
 #include "merge/align.h"
+#include "surgery/moe_plan.h"
 
 namespace mixwright::split {
 namespace {
 
 constexpr double floor_weight = 1e-9;  // of what was never seen: its logarithm is finite
-
-std::vector<std::int64_t> moe_layers_of(const arch::ModelSpec& spec) {
-    std::vector<std::int64_t> layers;
-    for (std::int64_t layer = 0; layer < spec.num_layers; ++layer)
-        if (spec.layers[static_cast<std::size_t>(layer)].kind == arch::LayerKind::moe) layers.push_back(layer);
-    return layers;
-}
 
 // What all batches add up to, by layer.
 struct Sums {
@@ -75,7 +69,7 @@ std::vector<LayerRouting> measure_routing_flow(const arch::OpenModel& moe, const
     const auto n = static_cast<double>(sums.tokens);
     const bool gated = !moe.spec.architecture->moe->shared_gate_name.empty();
     std::vector<LayerRouting> routing;
-    for (const std::int64_t layer : moe_layers_of(moe.spec)) {
+    for (const std::int64_t layer : surgery::moe_layers(moe.spec)) {
         const auto l = static_cast<std::size_t>(layer);
         LayerRouting one{.layer = layer, .mass = sums.mass[l] / n};
         if (sums.flow[l].defined()) one.flow = sums.flow[l] / n;
@@ -88,7 +82,7 @@ std::vector<LayerRouting> measure_routing_flow(const arch::OpenModel& moe, const
 std::vector<LayerRouting> uniform_routing(const arch::OpenModel& moe) {
     const std::int64_t experts = moe.spec.num_experts;
     std::vector<LayerRouting> routing;
-    for (const std::int64_t layer : moe_layers_of(moe.spec)) {
+    for (const std::int64_t layer : surgery::moe_layers(moe.spec)) {
         const auto share = 1.0 / static_cast<double>(experts);
         LayerRouting one{.layer = layer, .mass = at::full({experts}, share, at::kDouble)};
         if (!routing.empty()) one.flow = at::full({experts, experts}, share * share, at::kDouble);

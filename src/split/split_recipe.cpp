@@ -8,7 +8,7 @@
 #include "error.h"
 #include "io/file.h"
 #include "io/json.h"
-#include "nearest.h"
+#include "surgery/moe_plan.h"
 
 namespace mixwright::split {
 namespace {
@@ -47,8 +47,8 @@ bool needs_data(Method method) { return method == Method::routed || method == Me
 std::vector<std::vector<std::int64_t>> read_experts_per_layer(const std::filesystem::path& file, const arch::ModelSpec& moe) {
     const std::string source = io::shown(file);
     const io::Json json = io::parse_json(io::read_file(file, file_limit), source);
-    const auto layers = std::ranges::count(moe.layers, arch::LayerKind::moe, &arch::LayerSpec::kind);
-    if (!json.is_array() || static_cast<std::ptrdiff_t>(json.size()) != layers)
+    const std::size_t layers = surgery::moe_layers(moe).size();
+    if (!json.is_array() || json.size() != layers)
         throw Error(ErrorCode::recipe, fmt::format("{}: expected a list with an entry for each of the {} MoE layers (got {})", source, layers,
                                                    json.is_array() ? fmt::format("{} entries", json.size()) : "no list"),
                     "for example [3, 0, [1, 5], ...]: an expert, or several whose neurons are put side by side");

@@ -12,6 +12,8 @@
 namespace mixwright::split {
 namespace {
 
+constexpr const char* beside = "Its MLPs are experts side by side, each times its mean weight.";
+
 class Splitter : public std::enable_shared_from_this<Splitter> {
 public:
     Splitter(const arch::OpenModel& moe, const SplitOptions& options, const std::vector<LayerRouting>& routing, bool measured)
@@ -25,14 +27,14 @@ public:
 
     // One expert in each MoE layer.
     DenseModel path(std::string name, std::string about, const std::vector<std::int64_t>& experts) const {
-        return assembled(std::move(name), std::move(about),
-                         [&](std::size_t i) { return with_shared(i, {expert_block(moe_, routing_[i].layer, experts[i], total_weight(i))}); });
+        std::vector<std::vector<std::int64_t>> alone;
+        for (const std::int64_t e : experts) alone.push_back({e});
+        return side_by_side(std::move(name), std::move(about), alone);
     }
 
-    // Several, side by side, each by its share of the weight.
-    DenseModel side_by_side(const std::vector<std::vector<std::int64_t>>& experts) const {
-        return assembled("", "Its MLPs are experts side by side, each times its mean weight.", [&](std::size_t i) {
-            if (experts[i].size() == 1) return with_shared(i, {expert_block(moe_, routing_[i].layer, experts[i][0], total_weight(i))});
+    // Several in each, side by side, each by its share of the weight: one that stands alone has all of it.
+    DenseModel side_by_side(std::string name, std::string about, const std::vector<std::vector<std::int64_t>>& experts) const {
+        return assembled(std::move(name), std::move(about), [&](std::size_t i) {
             double chosen = 0;
             for (const std::int64_t e : experts[i]) chosen += mass(i, e);
             LayerMlp mlp;
@@ -57,7 +59,7 @@ public:
             const at::Tensor best = std::get<1>(layer.mass.topk(count)).contiguous();
             experts.emplace_back(best.const_data_ptr<std::int64_t>(), best.const_data_ptr<std::int64_t>() + count);
         }
-        return side_by_side(experts);
+        return side_by_side("", beside, experts);
     }
 
     // All experts averaged into one, computed when it is written.
@@ -85,8 +87,8 @@ public:
 
     DenseModel fitted(const std::vector<model::StreamedBatch>& fit, const std::vector<model::StreamedBatch>& held_out, const model::Placement& placement) const {
         const std::int64_t width = options_.width > 0 ? options_.width : active_width(spec_, Shared::concat);
-        if (width > total_width(spec_, Shared::concat))
-            throw Error(ErrorCode::usage, fmt::format("--width {}: a MoE layer has {} neurons in all", width, total_width(spec_, Shared::concat)));
+        if (width > total_width(spec_))
+            throw Error(ErrorCode::usage, fmt::format("--width {}: a MoE layer has {} neurons in all", width, total_width(spec_)));
         constexpr std::int64_t widest_fit = 16384;  // its Gram matrix takes 2 GB
         if (width > widest_fit)
             throw Error(ErrorCode::unsupported, fmt::format("--width {}: fits go up to {} neurons", width, widest_fit), "--method concat has no limit");
@@ -142,9 +144,7 @@ std::int64_t active_width(const arch::ModelSpec& moe, Shared shared) {
     return moe.top_k * moe.expert_width + (shared == Shared::concat ? moe.shared_width : 0);
 }
 
-std::int64_t total_width(const arch::ModelSpec& moe, Shared shared) {
-    return moe.num_experts * moe.expert_width + (shared == Shared::concat ? moe.shared_width : 0);
-}
+std::int64_t total_width(const arch::ModelSpec& moe) { return moe.num_experts * moe.expert_width + moe.shared_width; }
 
 std::vector<DenseModel> plan_dense_models(const arch::OpenModel& moe, const SplitOptions& options, const std::vector<LayerRouting>& routing, bool measured,
                                           const std::vector<model::StreamedBatch>& fit, const std::vector<model::StreamedBatch>& held_out,
@@ -154,7 +154,7 @@ std::vector<DenseModel> plan_dense_models(const arch::OpenModel& moe, const Spli
     std::vector<DenseModel> models;
     switch (options.method) {
         case Method::slice:
-            if (!options.experts_per_layer.empty()) return {splitter->side_by_side(options.experts_per_layer)};
+            if (!options.experts_per_layer.empty()) return {splitter->side_by_side("", beside, options.experts_per_layer)};
             for (std::int64_t e = 0; e < moe.spec.num_experts; ++e)
                 if (options.all || e == options.expert.value_or(0))
                     models.push_back(splitter->path(options.all ? fmt::format("expert-{}", e) : "", fmt::format("Its MLPs are expert {} of every layer.", e),

@@ -34,9 +34,10 @@ struct DenseModel {
     std::shared_ptr<Student> student;  // of method fit: what was found, once it is written
 };
 
-/// Neurons a token of `moe` passes through in a MoE layer: top_k experts and the shared one. And all there are.
+/// Neurons a token of `moe` passes through in a MoE layer: those of top_k experts, and of the shared one unless it is dropped.
 std::int64_t active_width(const arch::ModelSpec& moe, Shared shared);
-std::int64_t total_width(const arch::ModelSpec& moe, Shared shared);
+/// All neurons of a MoE layer.
+std::int64_t total_width(const arch::ModelSpec& moe);
 
 /// `routing` from measure_routing_flow() or uniform_routing(); `measured` says which. `fit` and `held_out` are for method fit.
 /// Plans only: weights are read when the models are written. Error(usage) on options that do not fit `moe` or each other.

@@ -78,7 +78,8 @@ public:
             fit.insert(fit.end(), domain.learn.fit.begin(), domain.learn.fit.end());
             held_out.insert(held_out.end(), domain.learn.held_out.begin(), domain.learn.held_out.end());
         }
-        const bool measured = !fit.empty();
+        // A fit measures what it needs itself, on its way through the layers.
+        const bool measured = !fit.empty() && options_.method != split::Method::fit;
         const std::vector<split::LayerRouting> routing = measured ? split::measure_routing_flow(moe, fit, placement) : split::uniform_routing(moe);
         const std::vector<split::DenseModel> models = split::plan_dense_models(moe, options_, routing, measured, fit, held_out, placement);
 

@@ -113,7 +113,7 @@ void prepare_bf16(Format format, const std::uint16_t* x, std::int64_t cols, std:
 }
 
 // ---- products -----------------------------------------------------------------------------------------------------
-// Each dot<W, R> multiplies W rows of weights, `step` bytes apart, with R rows of activations into out[r][w].
+// Each dot<W, R> multiplies W rows of weights, `spread` rows apart, with R rows of activations into out[r][w].
 
 // sum + the products of 16-bit integers, pairs of neighbours added.
 HWY_INLINE VI products(hn::Vec<I16> a, hn::Vec<I16> b, VI sum) {
@@ -124,17 +124,18 @@ HWY_INLINE VI products(hn::Vec<I16> a, hn::Vec<I16> b, VI sum) {
 struct DotF32 {
     static constexpr int rows_at_once = 4;  // of weights: as many as there are registers for
     template <int W, int R>
-    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
+    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, std::int64_t spread, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
         const F32 d;
         const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
         const auto* values = static_cast<const float*>(weights.values) + row * weights.cols;
+        const std::int64_t step = spread * weights.cols;
         VF sums[R][W];
         for (auto& r : sums)
             for (VF& sum : r) sum = hn::Zero(d);
         std::int64_t c = 0;
         for (; c + lanes <= weights.cols; c += lanes) {
             VF w[W];
-            for (int i = 0; i < W; ++i) w[i] = hn::LoadU(d, values + i * weights.cols + c);
+            for (int i = 0; i < W; ++i) w[i] = hn::LoadU(d, values + i * step + c);
             for (int r = 0; r < R; ++r) {
                 const VF activations = hn::Load(d, reinterpret_cast<const float*>(x.row(x_rows[r])) + c);
                 for (int i = 0; i < W; ++i) sums[r][i] = hn::MulAdd(w[i], activations, sums[r][i]);
@@ -144,7 +145,7 @@ struct DotF32 {
             for (int i = 0; i < W; ++i) {
                 out[r][i] = total(sums[r][i]);
                 for (std::int64_t tail = c; tail < weights.cols; ++tail)
-                    out[r][i] += values[i * weights.cols + tail] * reinterpret_cast<const float*>(x.row(x_rows[r]))[tail];
+                    out[r][i] += values[i * step + tail] * reinterpret_cast<const float*>(x.row(x_rows[r]))[tail];
             }
     }
 };
@@ -152,19 +153,20 @@ struct DotF32 {
 struct DotBf16 {
     static constexpr int rows_at_once = 4;
     template <int W, int R>
-    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
+    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, std::int64_t spread, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
         const F32 d;
         const U32 du;
         const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
         const auto* values = static_cast<const std::uint16_t*>(weights.values) + row * weights.cols;
+        const std::int64_t step = spread * weights.cols;
         const auto high = hn::Set(du, 0xffff0000u);
         VF sums[R][W];
         for (auto& r : sums)
             for (VF& sum : r) sum = hn::Zero(d);
-        const auto add = [&](const std::uint16_t* from, std::int64_t step, std::int64_t c) HWY_ATTR {
+        const auto add = [&](const std::uint16_t* from, std::int64_t from_step, std::int64_t c) HWY_ATTR {
             VF even[W], odd[W];
             for (int i = 0; i < W; ++i) {
-                const auto pairs = hn::LoadU(du, reinterpret_cast<const std::uint32_t*>(from + i * step));
+                const auto pairs = hn::LoadU(du, reinterpret_cast<const std::uint32_t*>(from + i * from_step));
                 even[i] = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
                 odd[i] = hn::BitCast(d, hn::And(pairs, high));
             }
@@ -175,10 +177,10 @@ struct DotBf16 {
             }
         };
         std::int64_t c = 0;
-        for (; c + 2 * lanes <= weights.cols; c += 2 * lanes) add(values + c, weights.cols, c);
+        for (; c + 2 * lanes <= weights.cols; c += 2 * lanes) add(values + c, step, c);
         if (c < weights.cols) {
             std::uint16_t tail[W][2 * hn::MaxLanes(d)] = {};
-            for (int i = 0; i < W; ++i) std::copy(values + i * weights.cols + c, values + (i + 1) * weights.cols, tail[i]);
+            for (int i = 0; i < W; ++i) std::copy(values + i * step + c, values + i * step + weights.cols, tail[i]);
             add(tail[0], 2 * static_cast<std::int64_t>(hn::MaxLanes(d)), c);
         }
         for (int r = 0; r < R; ++r)
@@ -189,7 +191,7 @@ struct DotBf16 {
 struct DotInt8 {
     static constexpr int rows_at_once = 4;
     template <int W, int R>
-    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
+    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, std::int64_t spread, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
         const F32 df;
         const I32 di;
         const I16 d16;
@@ -198,12 +200,13 @@ struct DotInt8 {
         // A lane of 32 bits holds 256 pairs of products of 8 and 16 bits.
         const std::int64_t span = 256 * lanes;
         const auto* values = static_cast<const std::int8_t*>(weights.values) + row * weights.cols;
+        const std::int64_t step = spread * weights.cols;
         VF sums[R][W];
         for (auto& r : sums)
             for (VF& sum : r) sum = hn::Zero(df);
-        const auto add = [&](const std::int8_t* from, std::int64_t step, std::int64_t c, VI (&part)[R][W]) HWY_ATTR {
+        const auto add = [&](const std::int8_t* from, std::int64_t from_step, std::int64_t c, VI (&part)[R][W]) HWY_ATTR {
             hn::Vec<I16> w[W];
-            for (int i = 0; i < W; ++i) w[i] = hn::PromoteTo(d16, hn::LoadU(d8, from + i * step));
+            for (int i = 0; i < W; ++i) w[i] = hn::PromoteTo(d16, hn::LoadU(d8, from + i * from_step));
             for (int r = 0; r < R; ++r) {
                 const auto activations = hn::Load(d16, reinterpret_cast<const std::int16_t*>(x.row(x_rows[r])) + c);
                 for (int i = 0; i < W; ++i) part[r][i] = products(w[i], activations, part[r][i]);
@@ -215,10 +218,10 @@ struct DotInt8 {
             for (auto& r : part)
                 for (VI& sum : r) sum = hn::Zero(di);
             std::int64_t c = first;
-            for (; c + lanes <= last; c += lanes) add(values + c, weights.cols, c, part);
+            for (; c + lanes <= last; c += lanes) add(values + c, step, c, part);
             if (c < last) {
                 std::int8_t tail[W][hn::MaxLanes(d16)] = {};
-                for (int i = 0; i < W; ++i) std::copy(values + i * weights.cols + c, values + i * weights.cols + last, tail[i]);
+                for (int i = 0; i < W; ++i) std::copy(values + i * step + c, values + i * step + last, tail[i]);
                 add(tail[0], static_cast<std::int64_t>(hn::MaxLanes(d16)), c, part);
             }
             for (int r = 0; r < R; ++r)
@@ -226,95 +229,91 @@ struct DotInt8 {
         }
         const auto* scales = static_cast<const float*>(weights.scales) + row;
         for (int r = 0; r < R; ++r)
-            for (int i = 0; i < W; ++i) out[r][i] = total(sums[r][i]) * (scales[i] * x.scale(x_rows[r]));
+            for (int i = 0; i < W; ++i) out[r][i] = total(sums[r][i]) * (scales[i * spread] * x.scale(x_rows[r]));
     }
 };
 
 struct DotInt4 {
-    static constexpr int rows_at_once = 2;
+    static constexpr int rows_at_once = 4;
     template <int W, int R>
-    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
+    static HWY_INLINE void dot(const Weights& weights, std::int64_t row, std::int64_t spread, const Activations& x, const std::int32_t* x_rows, float (*out)[4]) {
         const F32 df;
         const I32 di;
         const I16 d16;
         const HalfU8 d8;
         constexpr std::int64_t lanes = std::min<std::int64_t>(hn::MaxLanes(d16), int4_group);
-        const std::int64_t groups = int4_groups(weights.cols), step = groups * int4_group / 2;
-        const auto* values = static_cast<const std::uint8_t*>(weights.values) + row * step;
+        const std::int64_t groups = int4_groups(weights.cols), step = spread * groups * int4_group / 2, scale_step = spread * 2 * groups;
+        const auto* values = static_cast<const std::uint8_t*>(weights.values) + row * groups * int4_group / 2;
         const auto* scales = static_cast<const std::uint16_t*>(weights.scales) + row * 2 * groups;
         const auto low = hn::Set(d16, 15);
         VF sums[R][W];
         for (auto& r : sums)
             for (VF& sum : r) sum = hn::Zero(df);
-        const VI zero = hn::Zero(di);
-        for (std::int64_t pair = 0; pair < groups / 2; ++pair) {
-            VF scale_first[W], scale_second[W];
+        for (std::int64_t pair = 0; pair < groups / 2; ++pair)
             for (int i = 0; i < W; ++i) {
-                scale_first[i] = hn::Set(df, widen(scales[i * 2 * groups + 2 * pair]));
-                scale_second[i] = hn::Set(df, widen(scales[i * 2 * groups + 2 * pair + 1]));
-            }
-            for (std::int64_t part = 0; part < int4_group; part += lanes) {
-                hn::Vec<I16> w_first[W], w_second[W];
-                for (int i = 0; i < W; ++i) {
+                VI first[R], second[R];
+                for (int r = 0; r < R; ++r) first[r] = second[r] = hn::Zero(di);
+                for (std::int64_t part = 0; part < int4_group; part += lanes) {
                     const auto bytes = hn::PromoteTo(d16, hn::LoadU(d8, values + i * step + pair * int4_group + part));
-                    w_first[i] = hn::And(bytes, low);
-                    w_second[i] = hn::ShiftRight<4>(bytes);
-                }
-                for (int r = 0; r < R; ++r) {
-                    const auto* activations = reinterpret_cast<const std::int16_t*>(x.row(x_rows[r])) + pair * 2 * int4_group + part;
-                    const auto x_first = hn::Load(d16, activations), x_second = hn::Load(d16, activations + int4_group);
-                    for (int i = 0; i < W; ++i) {
-                        sums[r][i] = hn::MulAdd(hn::ConvertTo(df, products(w_first[i], x_first, zero)), scale_first[i], sums[r][i]);
-                        sums[r][i] = hn::MulAdd(hn::ConvertTo(df, products(w_second[i], x_second, zero)), scale_second[i], sums[r][i]);
+                    const auto w_first = hn::And(bytes, low), w_second = hn::ShiftRight<4>(bytes);
+                    for (int r = 0; r < R; ++r) {
+                        const auto* activations = reinterpret_cast<const std::int16_t*>(x.row(x_rows[r])) + pair * 2 * int4_group + part;
+                        first[r] = products(w_first, hn::Load(d16, activations), first[r]);
+                        second[r] = products(w_second, hn::Load(d16, activations + int4_group), second[r]);
                     }
                 }
+                const VF scale_first = hn::Set(df, widen(scales[i * scale_step + 2 * pair])), scale_second = hn::Set(df, widen(scales[i * scale_step + 2 * pair + 1]));
+                for (int r = 0; r < R; ++r) {
+                    sums[r][i] = hn::MulAdd(hn::ConvertTo(df, first[r]), scale_first, sums[r][i]);
+                    sums[r][i] = hn::MulAdd(hn::ConvertTo(df, second[r]), scale_second, sums[r][i]);
+                }
             }
-        }
         for (int r = 0; r < R; ++r)
             for (int i = 0; i < W; ++i) {
-                const std::uint16_t* least = scales + i * 2 * groups + groups;
+                const std::uint16_t* least = scales + i * scale_step + groups;
                 const float* group_sums = x.group_sums(x_rows[r]);
-                VF offsets = hn::Zero(df);
                 std::int64_t group = 0;
                 for (; group + static_cast<std::int64_t>(hn::Lanes(df)) <= groups; group += static_cast<std::int64_t>(hn::Lanes(df)))
-                    offsets = hn::MulAdd(load_floats(least + group), hn::LoadU(df, group_sums + group), offsets);
-                float offset = total(offsets);
-                for (; group < groups; ++group) offset += widen(least[group]) * group_sums[group];
-                out[r][i] = (total(sums[r][i]) + offset) * x.scale(x_rows[r]);
+                    sums[r][i] = hn::MulAdd(load_floats(least + group), hn::LoadU(df, group_sums + group), sums[r][i]);
+                float sum = total(sums[r][i]);
+                for (; group < groups; ++group) sum += widen(least[group]) * group_sums[group];
+                out[r][i] = sum * x.scale(x_rows[r]);
             }
     }
 };
 
 template <class Dot, int W, int R>
-HWY_INLINE void block(const Weights& weights, std::int64_t row, const Activations& x, const std::int32_t* x_rows, float* out, std::int64_t out_stride) {
+HWY_INLINE void block(const Weights& weights, std::int64_t row, std::int64_t spread, const Activations& x, const std::int32_t* x_rows, float* out,
+                      std::int64_t out_stride) {
     float results[R][4];
-    Dot::template dot<W, R>(weights, row, x, x_rows, results);
+    Dot::template dot<W, R>(weights, row, spread, x, x_rows, results);
     for (int r = 0; r < R; ++r)
-        for (int i = 0; i < W; ++i) out[r * out_stride + i] = results[r][i];
+        for (int i = 0; i < W; ++i) out[r * out_stride + i * spread] = results[r][i];
 }
 
 // All activations pass a few rows of weights while those lie in the first cache.
 template <class Dot, int W>
-HWY_INLINE void rows_of_weights(const Weights& weights, std::int64_t row, const Activations& x, std::span<const std::int32_t> x_rows, float* out,
-                                std::int64_t out_stride) {
-    const std::size_t count = x_rows.size();
-    std::size_t i = 0;
-    for (; i + 4 <= count; i += 4)
-        block<Dot, W, 4>(weights, row, x, &x_rows[i], out + static_cast<std::int64_t>(i) * out_stride, out_stride);
+HWY_INLINE void rows_of_weights(const Weights& weights, std::int64_t row, std::int64_t spread, const Activations& x, std::span<const std::int32_t> x_rows,
+                                float* out, std::int64_t out_stride) {
+    const auto count = static_cast<std::int64_t>(x_rows.size());
+    const auto some = [&]<int R>(std::int64_t i) HWY_ATTR { block<Dot, W, R>(weights, row, spread, x, &x_rows[static_cast<std::size_t>(i)], out + i * out_stride, out_stride); };
+    std::int64_t i = 0;
+    for (; i + 4 <= count; i += 4) some.template operator()<4>(i);
     if (i + 2 <= count) {
-        block<Dot, W, 2>(weights, row, x, &x_rows[i], out + static_cast<std::int64_t>(i) * out_stride, out_stride);
+        some.template operator()<2>(i);
         i += 2;
     }
-    if (i < count) block<Dot, W, 1>(weights, row, x, &x_rows[i], out + static_cast<std::int64_t>(i) * out_stride, out_stride);
+    if (i < count) some.template operator()<1>(i);
 }
 
+// The rows that pass together lie far apart, so that each is a stream of its own through memory: a core follows several
+// streams at once, and fetches from memory twice as fast as along rows that lie one behind the other.
 template <class Dot>
 HWY_INLINE void multiply_rows(const Weights& weights, std::int64_t begin, std::int64_t end, const Activations& x, std::span<const std::int32_t> x_rows,
                               float* out, std::int64_t out_stride) {
-    std::int64_t row = begin;
-    for (; row + Dot::rows_at_once <= end; row += Dot::rows_at_once)
-        rows_of_weights<Dot, Dot::rows_at_once>(weights, row, x, x_rows, out + row, out_stride);
-    for (; row < end; ++row) rows_of_weights<Dot, 1>(weights, row, x, x_rows, out + row, out_stride);
+    const std::int64_t spread = (end - begin) / Dot::rows_at_once, rest = begin + spread * Dot::rows_at_once;
+    for (std::int64_t row = begin; row < begin + spread; ++row) rows_of_weights<Dot, Dot::rows_at_once>(weights, row, spread, x, x_rows, out + row, out_stride);
+    for (std::int64_t row = rest; row < end; ++row) rows_of_weights<Dot, 1>(weights, row, 1, x, x_rows, out + row, out_stride);
 }
 
 void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, const Activations& x, std::span<const std::int32_t> x_rows, float* out,

@@ -12,4 +12,8 @@ inline bool kernels_apply(const at::Tensor& x) {
     return c10::InferenceMode::is_enabled() && x.is_cpu() && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
 }
 
+/// Whether libtorch multiplies matrices of this dtype on this CPU at the speed of its arithmetic: f32 always, bf16 where
+/// there are instructions for it. Elsewhere its bf16 products run at a tenth of those in f32.
+bool has_fast_products(at::ScalarType dtype);
+
 }  // namespace mixwright::ops

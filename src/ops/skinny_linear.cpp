@@ -13,10 +13,10 @@
 namespace mixwright::ops {
 namespace {
 
-constexpr std::int64_t piece_bytes = 64 << 10;  // of weights a thread takes at a time
+constexpr std::int64_t piece_bytes = 128 << 10;  // of weights a thread takes at a time
 
 // Results of one piece, before they are rounded into the output.
-constexpr std::int64_t max_piece_rows = 64;
+constexpr std::int64_t max_piece_rows = 128;
 
 std::int64_t piece_rows(const kernels::Weights& weights) {
     const std::int64_t rows = piece_bytes / std::max<std::int64_t>(1, kernels::row_bytes(weights.format, weights.cols));

@@ -1,26 +1,23 @@
-// Shares many small pieces of work out among the threads of libtorch's pool.
+// Shares many small pieces of work out among threads that wait for it.
+//
+// Decoding a token is some hundred steps of a few microseconds each. A thread pool that sleeps between them wakes up too late
+// to help, and one whose every step waits for all threads is held up whenever the system takes a core away. So helpers spin
+// for a moment before they sleep, whoever is free takes the next piece, and nobody waits for a helper that has not come.
 #pragma once
 
-#include <ATen/Parallel.h>
-
-#include <atomic>
 #include <cstdint>
 
 namespace mixwright::ops {
 
-/// Calls work(piece) for every piece in [0, count). Whoever is free takes the next one, so a thread that the system holds
-/// up does not hold up the others; results must not depend on who does what.
+/// Calls work(context, piece) for every piece in [0, count), on this thread and on those of at::get_num_threads() that are
+/// free; returns when all pieces are done. Results must not depend on who does what. Calls within a piece, and calls while
+/// another thread shares out work, run where they are. The first exception of a piece is thrown again here.
+void share_work(std::int64_t count, void (*work)(const void* context, std::int64_t piece), const void* context);
+
+/// The same for anything that can be called with a piece.
 template <class Work>
 void share_work(std::int64_t count, const Work& work) {
-    const std::int64_t threads = std::min<std::int64_t>(count, at::get_num_threads());
-    if (threads <= 1 || at::in_parallel_region()) {
-        for (std::int64_t piece = 0; piece < count; ++piece) work(piece);
-        return;
-    }
-    std::atomic<std::int64_t> next = 0;
-    at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
-        for (std::int64_t piece = next++; piece < count; piece = next++) work(piece);
-    });
+    share_work(count, [](const void* context, std::int64_t piece) { (*static_cast<const Work*>(context))(piece); }, &work);
 }
 
 }  // namespace mixwright::ops

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "ops/expert_dispatch.h"
+#include "ops/expert_products.h"
 
 namespace mixwright::ops {
 namespace {
@@ -76,6 +77,31 @@ TEST_F(ExpertKernels, ManyExpertsWithFewTokensBesideOneWithMany) {
     Routing routing = random_routing(300, 127, 3);
     routing.experts.select(1, 2).fill_(127);  // every token goes to the last one as well
     EXPECT_LT((dispatch_to_experts(x, routing, experts).to(at::kDouble) - expected(x, routing, experts)).abs().max().item<double>(), 2e-5);
+}
+
+// What a CPU does not choose must hold on it all the same.
+TEST_F(ExpertKernels, EveryWayOfMultiplyingGivesTheSame) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+        std::vector<Mlp> experts = random_experts(3, 72, 50, dtype);
+        experts.push_back(random_experts(1, 72, 20, dtype).front());  // narrower than the others
+        const at::Tensor x = at::randn({1300, 72}).to(dtype);
+        for (const std::int64_t tokens : {12, 1300}) {
+            const at::Tensor rows = x.narrow(0, 0, tokens);
+            const Routing routing = random_routing(tokens, 4, 2);
+            const Assignments assignments = sort_by_expert(routing, 4);
+            const at::Tensor truth = expected(rows, routing, experts);
+            const auto worst = [&](void (ExpertProducts::*run)(std::span<const std::size_t>) const) {
+                const at::Tensor y = at::zeros(rows.sizes());
+                const std::vector<std::size_t> all{0, 1, 2, 3};
+                (ExpertProducts{rows, assignments, experts, y.mutable_data_ptr<float>()}.*run)(all);
+                return (y.to(at::kDouble) - truth).abs().max().item<double>();
+            };
+            const double allowed = dtype == at::kFloat ? 2e-5 : 0.02 * truth.abs().max().item<double>();
+            EXPECT_LT(worst(&ExpertProducts::run_panels), allowed);
+            EXPECT_LT(worst(&ExpertProducts::run_matmul), allowed);
+            if (tokens <= 16) EXPECT_LT(worst(&ExpertProducts::run_few), allowed);
+        }
+    }
 }
 
 TEST_F(ExpertKernels, AreTheSameEveryTime) {

@@ -1,0 +1,91 @@
+#include "ops/panel_linear.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "ops/fast_math.h"
+#include "ops/kernel_use.h"
+#include "ops/skinny_linear.h"
+#include "ops/work_sharing.h"
+
+namespace mixwright::ops {
+namespace {
+
+// Turns results [rows, width] of one panel into columns [begin, begin + rows) of `count` rows of out.
+template <class T>
+MIXWRIGHT_INLINE void store(const float* from, std::int64_t width, std::int64_t rows, std::int64_t count, const T* bias, T* out, std::int64_t out_stride) {
+    for (std::int64_t t = 0; t < count; ++t)
+        for (std::int64_t o = 0; o < rows; ++o) out[t * out_stride + o] = narrow<T>(from[o * width + t] + (bias != nullptr ? widen(bias[o]) : 0.0f));
+}
+MIXWRIGHT_VECTORISED void store_f32(const float* from, std::int64_t width, std::int64_t rows, std::int64_t count, const float* bias, float* out,
+                                    std::int64_t out_stride) {
+    store(from, width, rows, count, bias, out, out_stride);
+}
+MIXWRIGHT_VECTORISED void store_bf16(const float* from, std::int64_t width, std::int64_t rows, std::int64_t count, const std::uint16_t* bias,
+                                     std::uint16_t* out, std::int64_t out_stride) {
+    store(from, width, rows, count, bias, out, out_stride);
+}
+
+}  // namespace
+
+bool panels_apply(const Linear& linear, const at::Tensor& x) {
+    return kernels_apply(x) && x.numel() > 0 && has_kernel_weights(linear, x) && !linear.lora_a.defined() && !has_fast_products(x.scalar_type()) &&
+           (!linear.bias.defined() || (linear.bias.scalar_type() == x.scalar_type() && linear.bias.is_contiguous()));
+}
+
+kernels::Panels make_panels(const at::Tensor& x, std::span<const std::int32_t> row_of) {
+    const std::int64_t cols = x.size(1);
+    kernels::Panels panels(static_cast<std::int64_t>(row_of.size()), cols);
+    const void* values = x.const_data_ptr();
+    const bool bf16 = x.scalar_type() == at::kBFloat16;
+    share_work(panels.count(), [&](std::int64_t i) {
+        if (bf16)
+            panels.fill(i, static_cast<const std::uint16_t*>(values), cols, row_of);
+        else
+            panels.fill(i, static_cast<const float*>(values), cols, row_of);
+    });
+    return panels;
+}
+
+at::Tensor panel_linear(const Linear& linear, const at::Tensor& x) {
+    // As many tokens at a time as leave their panels in the cache that all cores share.
+    constexpr std::int64_t block_floats = 1 << 20;
+    const std::int64_t cols = x.size(-1), num_rows = x.numel() / cols;
+    const kernels::Weights weights = kernel_weights(linear, cols);
+    const at::Tensor rows = x.contiguous().view({num_rows, cols}), out = at::empty({num_rows, weights.rows}, x.options());
+    const std::int64_t width = kernels::Panels::width(), block = std::max(block_floats / cols / width, std::int64_t{1}) * width;
+    const std::int64_t tile = kernels::tile_rows(weights.rows, cols), tiles = (weights.rows + tile - 1) / tile;
+    const bool bf16 = x.scalar_type() == at::kBFloat16;
+    const void* bias = linear.bias.defined() ? linear.bias.const_data_ptr() : nullptr;
+    void* results = out.data_ptr();
+    std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
+    std::iota(order.begin(), order.end(), 0);
+    for (std::int64_t first = 0; first < num_rows; first += block) {
+        const std::int64_t block_rows = std::min(block, num_rows - first);
+        const kernels::Panels panels = make_panels(rows, std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(block_rows)));
+        share_work(tiles, [&](std::int64_t unit) {
+            const std::int64_t begin = unit * tile, end = std::min(weights.rows, begin + tile);
+            thread_local std::vector<float> sums;
+            sums.resize(static_cast<std::size_t>(panels.count() * tile * width));
+            kernels::multiply(weights, begin, end, panels, sums.data(), tile * width);
+            for (std::int64_t p = 0; p < panels.count(); ++p) {
+                const std::int64_t row = first + p * width, count = std::min(width, first + block_rows - row), at = row * weights.rows + begin;
+                const float* from = &sums[static_cast<std::size_t>(p * tile * width)];
+                if (bf16)
+                    store_bf16(from, width, end - begin, count, bias != nullptr ? static_cast<const std::uint16_t*>(bias) + begin : nullptr,
+                               static_cast<std::uint16_t*>(results) + at, weights.rows);
+                else
+                    store_f32(from, width, end - begin, count, bias != nullptr ? static_cast<const float*>(bias) + begin : nullptr,
+                              static_cast<float*>(results) + at, weights.rows);
+            }
+        });
+    }
+    std::vector<std::int64_t> shape = x.sizes().vec();
+    shape.back() = weights.rows;
+    return out.view(shape);
+}
+
+}  // namespace mixwright::ops

@@ -1,0 +1,73 @@
+#include "kernels/matmul.h"
+
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "kernels/sample_weights.h"
+
+namespace mixwright::kernels {
+namespace {
+
+// Largest difference from a sum in double, as a share of what a sum of that many terms typically is.
+double worst_error(const Sample& sample, std::int64_t num_rows, bool from_bits) {
+    const std::int64_t cols = sample.weights.cols, rows = sample.weights.rows, width = Panels::width();
+    const std::vector<float> x = normal_rows(num_rows, cols);
+    std::vector<std::uint16_t> bits(x.size());
+    std::transform(x.begin(), x.end(), bits.begin(), to_bf16);
+    // In reverse, so that the choice of rows is seen to be followed.
+    std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
+    std::iota(order.rbegin(), order.rend(), 0);
+    Panels panels(num_rows, cols);
+    for (std::int64_t p = 0; p < panels.count(); ++p) from_bits ? panels.fill(p, bits.data(), cols, order) : panels.fill(p, x.data(), cols, order);
+
+    std::vector<float> out(static_cast<std::size_t>(panels.count() * rows * width), 1e9f);  // what was there must not count
+    const std::int64_t tile = tile_rows(rows, cols);
+    for (std::int64_t begin = 0; begin < rows; begin += tile)
+        multiply(sample.weights, begin, std::min(rows, begin + tile), panels, out.data() + begin * width, rows * width);
+
+    double worst = 0;
+    for (std::int64_t t = 0; t < num_rows; ++t)
+        for (std::int64_t o = 0; o < rows; ++o) {
+            double sum = 0;
+            for (std::int64_t c = 0; c < cols; ++c)
+                sum += static_cast<double>(x[static_cast<std::size_t>(order[static_cast<std::size_t>(t)] * cols + c)]) * sample.truth[static_cast<std::size_t>(o * cols + c)];
+            const float found = out[static_cast<std::size_t>((t / width * rows + o) * width + t % width)];
+            worst = std::max(worst, std::abs(found - sum) / std::sqrt(static_cast<double>(cols)));
+        }
+    return worst;
+}
+
+// Every instruction set this CPU has.
+void for_each_target(const auto& test) {
+    for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+        hwy::SetSupportedTargetsForTest(target);
+        SCOPED_TRACE(hwy::TargetName(target));
+        test();
+    }
+    hwy::SetSupportedTargetsForTest(0);
+}
+
+TEST(Matmul, EqualsTheDefinitionInEveryFormat) {
+    for_each_target([] {
+        for (const Format format : {Format::f32, Format::bf16, Format::int8, Format::int4})
+            for (const std::int64_t cols : {5, 64, 200})
+                for (const std::int64_t rows : {1, 6, 53})
+                    for (const std::int64_t tokens : {1, 16, 41})
+                        // int4 weights are rounded to bf16 only in what stands for the truth here.
+                        EXPECT_LT(worst_error(Sample(format, rows, cols), tokens, tokens % 2 == 0), format == Format::int4 || format == Format::int8 ? 2e-2 : 1e-5)
+                            << static_cast<int>(format) << ": " << tokens << " x " << cols << " -> " << rows;
+    });
+}
+
+TEST(Matmul, AddsUpLongRowsBlockByBlock) {
+    for_each_target([] {
+        for (const Format format : {Format::f32, Format::bf16, Format::int4})
+            EXPECT_LT(worst_error(Sample(format, 9, 2500), 20, true), format == Format::int4 ? 2e-2 : 1e-5) << static_cast<int>(format);
+    });
+}
+
+}  // namespace
+}  // namespace mixwright::kernels

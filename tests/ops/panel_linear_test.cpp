@@ -1,0 +1,47 @@
+#include "ops/panel_linear.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include "ops/kernel_use.h"
+
+namespace mixwright::ops {
+namespace {
+
+at::Tensor random(at::IntArrayRef sizes, at::ScalarType dtype = at::kFloat) { return at::randn(sizes).to(dtype); }
+
+class PanelLinear : public testing::Test {
+protected:
+    void SetUp() override { at::manual_seed(1); }
+    c10::InferenceMode guard_;
+};
+
+TEST_F(PanelLinear, EqualsLinear) {
+    for (const std::int64_t cols : {7, 64, 577})
+        for (const std::int64_t out : {1, 5, 300})
+            for (const std::int64_t rows : {1, 17, 130}) {
+                const Linear linear{random({out, cols}), rows % 2 == 0 ? random({out}) : at::Tensor()};
+                const at::Tensor x = random({rows, cols});
+                EXPECT_LT((panel_linear(linear, x) - at::linear(x, linear.weight, linear.bias)).abs().max().item<double>(), 1e-4) << rows << " x " << cols << " -> " << out;
+            }
+}
+
+TEST_F(PanelLinear, RoundsABf16ResultOnce) {
+    const Linear linear{random({40, 2000}, at::kBFloat16), random({40}, at::kBFloat16)};
+    const at::Tensor x = random({3, 700, 2000}, at::kBFloat16);  // more tokens than pass at a time
+    const at::Tensor truth = at::linear(x.to(at::kFloat), linear.weight.to(at::kFloat), linear.bias.to(at::kFloat)), y = panel_linear(linear, x);
+    EXPECT_EQ(y.sizes(), truth.sizes());
+    EXPECT_LT(((y.to(at::kFloat) - truth) / (truth.abs() + 1)).abs().max().item<double>(), 1.0 / 256);
+}
+
+TEST_F(PanelLinear, AppliesWhereLibtorchIsSlow) {
+    const Linear wide{random({8, 16})}, narrow{random({8, 16}, at::kBFloat16)};
+    EXPECT_FALSE(panels_apply(wide, random({100, 16})));
+    EXPECT_EQ(panels_apply(narrow, random({100, 16}, at::kBFloat16)), !has_fast_products(at::kBFloat16));
+    const c10::InferenceMode training(false);
+    EXPECT_FALSE(panels_apply(narrow, random({100, 16}, at::kBFloat16)));
+}
+
+}  // namespace
+}  // namespace mixwright::ops

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/expert_rows.h"
+#include "ops/product.h"
 
 namespace mixwright::ops {
 namespace {
@@ -76,7 +77,7 @@ void for_each_expert(const Assignment& a, at::Device device, const std::function
 
 void multiply(const at::Tensor& out, std::int64_t begin, std::int64_t rows, const at::Tensor& in, const at::Tensor& matrix) {
     at::Tensor block = out.narrow(0, begin, rows);
-    at::mm_out(block, in.narrow(0, begin, rows), matrix);
+    matrix_product_out(block, in.narrow(0, begin, rows), matrix);
 }
 
 // out[e] = left^T right over the expert's rows; zero without any.
@@ -85,7 +86,7 @@ void outer_product(const at::Tensor& out, std::int64_t e, const at::Tensor& left
     if (rows == 0)
         block.zero_();
     else
-        at::mm_out(block, left.narrow(0, begin, rows).t(), right.narrow(0, begin, rows));
+        matrix_product_out(block, left.narrow(0, begin, rows).t(), right.narrow(0, begin, rows));
 }
 
 class GroupedExperts : public torch::autograd::Function<GroupedExperts> {

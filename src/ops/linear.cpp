@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "ops/panel_linear.h"
+#include "ops/product.h"
 #include "ops/skinny_linear.h"
 
 namespace mixwright::ops {
@@ -11,8 +12,8 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
     const Linear* const self = this;
     if (skinny_applies({&self, 1}, x)) return skinny_linears({&self, 1}, x).front();
     if (panels_apply(*this, x)) return panel_linear(*this, x);
-    at::Tensor y = scales.defined() ? dequantizing_linear(*this, x) : at::linear(x, weight, bias);
-    if (lora_a.defined()) y = y + at::linear(at::linear(x, lora_a), lora_b) * lora_scale;
+    at::Tensor y = scales.defined() ? dequantizing_linear(*this, x) : linear_product(x, weight, bias);
+    if (lora_a.defined()) y = y + linear_product(linear_product(x, lora_a), lora_b) * lora_scale;
     return y;
 }
 

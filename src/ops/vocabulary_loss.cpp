@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "ops/fast_math.h"
+#include "ops/product.h"
 
 namespace mixwright::ops {
 namespace {
@@ -75,7 +76,7 @@ at::Tensor losses_of(at::Tensor& logits, const at::Tensor& targets, float scale,
 
 // Logits [n, V] in a form that losses_of may overwrite; `tanh` receives what the gradient of the cap needs.
 at::Tensor head_logits(const at::Tensor& rows, const at::Tensor& head, const HeadForm& form, at::Tensor* tanh = nullptr) {
-    at::Tensor logits = at::linear(rows, head, form.bias);
+    at::Tensor logits = linear_product(rows, head, form.bias);
     if (form.divisor != 1.0) logits.div_(form.divisor);
     if (form.softcap <= 0) return logits;
     logits.div_(form.softcap).tanh_();
@@ -104,10 +105,10 @@ public:
             if (for_bias) bias_gradient += logits.sum(0, false, at::kFloat);
             if (for_hidden) {
                 at::Tensor out = hidden_gradient.narrow(0, begin, n);
-                at::mm_out(out, logits, head);
+                matrix_product_out(out, logits, head);
             }
             if (for_head) {
-                const at::Tensor part = at::mm(logits.t(), rows);
+                const at::Tensor part = matrix_product(logits.t(), rows);
                 // Sums over chunks in f32: in bf16 each addition would round.
                 if (!head_gradient.defined())
                     head_gradient = count > n ? part.to(at::kFloat) : part;

@@ -13,14 +13,41 @@ void Taps::layer_input(std::int64_t, const at::Tensor&) {}
 void Taps::mlp_input(std::int64_t, const at::Tensor&) {}
 void Taps::routing(std::int64_t, const ops::Routing&) {}
 
-Step Decoder::step(std::int64_t length, at::Device device, KvCache* cache, Taps* taps) const {
-    const std::int64_t first = cache != nullptr ? cache->length() : 0;
+void Step::advance(std::int64_t length) const {
+    if (cache != nullptr) cache->advance(length);
+    for (const Segment& segment : segments) segment.cache->advance(segment.length);
+}
+
+Step Decoder::positions(std::int64_t first, std::int64_t length, at::Device device) const {
     const at::Tensor positions = at::arange(first, first + length, at::TensorOptions(at::kLong).device(device));
     const auto angles = [&](const arch::Rope& rope) { return ops::rope_angles(rope, spec_.rope_head_dim(), spec_.max_positions, positions, first + length); };
-    Step step{.angles = angles(spec_.rope), .cache = cache, .taps = taps};
+    Step step{.angles = angles(spec_.rope)};
     if (spec_.local_rope) step.local_angles = angles(*spec_.local_rope);
     if (spec_.temperature_scale > 0)
         step.temperature = (at::log1p(at::floor((positions.to(at::kFloat) + 1) / spec_.temperature_floor)) * spec_.temperature_scale + 1).unsqueeze(-1);
+    return step;
+}
+
+Step Decoder::step(std::int64_t length, at::Device device, KvCache* cache, Taps* taps) const {
+    Step step = positions(cache != nullptr ? cache->length() : 0, length, device);
+    step.cache = cache;
+    step.taps = taps;
+    return step;
+}
+
+Step Decoder::step(std::vector<Segment> segments, at::Device device) const {
+    std::vector<Step> parts;
+    for (const Segment& segment : segments) parts.push_back(positions(segment.cache->length(), segment.length, device));
+    const auto join = [&](const auto& part_of) {
+        std::vector<at::Tensor> pieces;
+        for (const Step& part : parts) pieces.push_back(part_of(part));
+        return pieces.front().defined() ? at::cat(pieces) : at::Tensor();
+    };
+    const auto join_angles = [&](ops::RopeAngles Step::* angles) {
+        return ops::RopeAngles{join([&](const Step& s) { return (s.*angles).cos; }), join([&](const Step& s) { return (s.*angles).sin; }), (parts.front().*angles).interleaved};
+    };
+    Step step{.angles = join_angles(&Step::angles), .local_angles = join_angles(&Step::local_angles), .temperature = join([](const Step& s) { return s.temperature; })};
+    step.segments = std::move(segments);
     return step;
 }
 
@@ -123,7 +150,7 @@ at::Tensor Decoder::run(const ModelWeights& weights, const at::Tensor& ids, cons
     at::Tensor hidden = embed(weights, ids);
     for (std::int64_t layer = 0; layer < spec_.num_layers; ++layer)
         hidden = run_layer(weights.layers[static_cast<std::size_t>(layer)], layer, hidden, step);
-    if (step.cache != nullptr) step.cache->advance(ids.size(1));
+    step.advance(ids.size(1));
     return final_norm(weights, hidden);
 }
 

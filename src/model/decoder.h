@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "arch/architecture.h"
 #include "model/step.h"
@@ -23,6 +24,9 @@ public:
 
     /// A step of `length` tokens after those in `cache` (from position 0 without one).
     Step step(std::int64_t length, at::Device device, KvCache* cache = nullptr, Taps* taps = nullptr) const;
+    /// A step of several sequences, of any length each: the call is [1, N] with their next tokens one behind the other, in the
+    /// order of `segments`. Nothing is padded: a token costs what it costs alone, and the weights are read once for all.
+    Step step(std::vector<Segment> segments, at::Device device) const;
 
     /// ids [B, L] int64 -> [B, L, D] in `dtype`, that of the weights when undefined; scaled where the architecture says so.
     /// Error(mismatch) when an id is not in the vocabulary.
@@ -38,6 +42,8 @@ public:
     at::Tensor logits(const ModelWeights& weights, const at::Tensor& hidden) const;
 
 private:
+    /// Positions [first, first + length) of a sequence that then has `first + length` tokens.
+    Step positions(std::int64_t first, std::int64_t length, at::Device device) const;
     at::Tensor norm(const at::Tensor& x, const ops::Norm& weights) const;
     at::Tensor experts(const MoeWeights& weights, const at::Tensor& x_ND, const ops::Routing& routing) const;
     at::Tensor moe(const MoeWeights& weights, std::int64_t layer, std::int64_t iteration, const at::Tensor& x_BLD, Taps* taps) const;

@@ -45,7 +45,7 @@ at::Tensor Model::run(const at::Tensor& ids, const Step& step) const {
         hidden = decoder.run_layer(load_layer(files, layer, placement), layer, hidden, step);
         drop_layer(files, layer);
     }
-    if (step.cache != nullptr) step.cache->advance(ids.size(1));
+    step.advance(ids.size(1));
     return decoder.final_norm(weights, hidden);
 }
 

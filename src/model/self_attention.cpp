@@ -26,6 +26,16 @@ ops::AttentionScores scores_of(const arch::ModelSpec& spec, const AttentionWeigh
 
 at::Tensor clipped(const arch::ModelSpec& spec, at::Tensor x) { return spec.qkv_clip > 0 ? x.clamp(-spec.qkv_clip, spec.qkv_clip) : x; }
 
+// attend(first, length, cache) for the tokens of each sequence of the call, the results side by side; all of them where every
+// row is a sequence.
+template <class Attend>
+at::Tensor for_each_sequence(const Step& step, std::int64_t length, const Attend& attend) {
+    if (step.segments.empty()) return attend(0, length, step.cache);
+    std::vector<at::Tensor> parts;
+    for (const Segment& segment : step.segments) parts.push_back(attend(segment.first, segment.length, segment.cache));
+    return at::cat(parts, 1);
+}
+
 at::Tensor grouped_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step) {
     const arch::LayerSpec& form = spec.layers[static_cast<std::size_t>(layer)];
     const std::int64_t batch = x_BLD.size(0), length = x_BLD.size(1);
@@ -55,8 +65,11 @@ at::Tensor grouped_attention(const arch::ModelSpec& spec, const AttentionWeights
     } else if (step.temperature.defined()) {
         q = (q * step.temperature).to(x_BLD.scalar_type());
     }
-    if (step.cache != nullptr) std::tie(k, v) = step.cache->append(layer, k, v);
-    return weights.o(ops::attention(q, k, v, mask_of(form, step), scores_of(spec, weights)));
+    return weights.o(for_each_sequence(step, length, [&](std::int64_t first, std::int64_t count, KvCache* cache) {
+        at::Tensor keys = k.narrow(2, first, count), values = v.narrow(2, first, count);
+        if (cache != nullptr) std::tie(keys, values) = cache->append(layer, keys, values);
+        return ops::attention(q.narrow(2, first, count), keys, values, mask_of(form, step), scores_of(spec, weights));
+    }));
 }
 
 // Keys and values of all heads out of the latents: [B, 1, Lk, r] and [B, 1, Lk, rope] -> [B, H, Lk, nope + rope] and [B, H, Lk, v].
@@ -95,19 +108,23 @@ at::Tensor latent_attention(const arch::ModelSpec& spec, const AttentionWeights&
     const at::Tensor q_rotated = ops::apply_rope(heads.narrow(-1, sizes.nope_dim, sizes.rope_dim), step.angles);
 
     const at::Tensor compressed = weights.kv_a(x_BLD).unsqueeze(1);              // [B, 1, L, r + rope]
-    at::Tensor latents = norm(compressed.narrow(-1, 0, sizes.kv_rank), weights.kv_a_norm);
-    at::Tensor k_rotated = ops::apply_rope(compressed.narrow(-1, sizes.kv_rank, sizes.rope_dim), step.angles);
-    if (step.cache != nullptr) {
-        // The cache holds latents, not heads: one key as wide as a latent and its rotated part, and no value.
-        const at::Tensor both = at::cat({latents, k_rotated}, -1);
-        const at::Tensor all = step.cache->append(layer, both, both.narrow(-1, 0, 0)).first;
-        const bool plain = !weights.kv_b.lora_a.defined();
-        if (length == 1 && plain) return weights.o(absorbed_attention(spec, weights, q_nope, q_rotated, all, mask));
-        latents = all.narrow(-1, 0, sizes.kv_rank);
-        k_rotated = all.narrow(-1, sizes.kv_rank, sizes.rope_dim);
-    }
-    const auto [k, v] = expand_latents(spec, weights, latents, k_rotated);
-    return weights.o(ops::attention(at::cat({q_nope, q_rotated}, -1), k, v, mask, scores_of(spec, weights)));
+    const at::Tensor all_latents = norm(compressed.narrow(-1, 0, sizes.kv_rank), weights.kv_a_norm);
+    const at::Tensor all_rotated = ops::apply_rope(compressed.narrow(-1, sizes.kv_rank, sizes.rope_dim), step.angles);
+    return weights.o(for_each_sequence(step, length, [&](std::int64_t first, std::int64_t count, KvCache* cache) {
+        const auto of_sequence = [&](const at::Tensor& x) { return x.narrow(2, first, count); };
+        at::Tensor latents = of_sequence(all_latents), k_rotated = of_sequence(all_rotated);
+        if (cache != nullptr) {
+            // The cache holds latents, not heads: one key as wide as a latent and its rotated part, and no value.
+            const at::Tensor both = at::cat({latents, k_rotated}, -1);
+            const at::Tensor cached = cache->append(layer, both, both.narrow(-1, 0, 0)).first;
+            const bool plain = !weights.kv_b.lora_a.defined();
+            if (count == 1 && plain) return absorbed_attention(spec, weights, of_sequence(q_nope), of_sequence(q_rotated), cached, mask);
+            latents = cached.narrow(-1, 0, sizes.kv_rank);
+            k_rotated = cached.narrow(-1, sizes.kv_rank, sizes.rope_dim);
+        }
+        const auto [k, v] = expand_latents(spec, weights, latents, k_rotated);
+        return ops::attention(at::cat({of_sequence(q_nope), of_sequence(q_rotated)}, -1), k, v, mask, scores_of(spec, weights));
+    }));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "model/kv_cache.h"
 #include "ops/rope.h"
@@ -23,6 +24,12 @@ public:
     virtual void routing(std::int64_t layer, const ops::Routing& routing);
 };
 
+/// The next tokens of one sequence among those of a call.
+struct Segment {
+    std::int64_t first = 0, length = 0;  // the call's tokens [first, first + length)
+    KvCache* cache = nullptr;            // of one sequence; holds the tokens before
+};
+
 /// One call's positions and masks, shared by all layers.
 struct Step {
     ops::RopeAngles angles;
@@ -30,7 +37,11 @@ struct Step {
     at::Tensor temperature;     // f32 [L, 1], on queries of layers that do not rotate; undefined without
     at::Tensor key_mask;        // bool [B, Lk], false for padding; undefined without padding
     KvCache* cache = nullptr;   // null: the call sees whole sequences
+    std::vector<Segment> segments;  // of a call [1, N] whose tokens belong to several sequences; each has a cache of its own
     Taps* taps = nullptr;
+
+    /// Called once all layers have seen the `length` tokens of a call.
+    void advance(std::int64_t length) const;
 };
 
 }  // namespace mixwright::model

@@ -1,16 +1,21 @@
-// `generate`: text after a prompt, streamed as it comes.
+// `generate`: text after a prompt, streamed as it comes; or after many prompts, several at a time.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <cstdio>
 #include <fstream>
 #include <iostream>
+#include <memory>
+#include <sstream>
+#include <vector>
 
 #include "arch/open_tokenizer.h"
 #include "error.h"
+#include "generate/batch.h"
 #include "generate/engine.h"
 #include "generate/routing_trace.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "progress.h"
 #include "tokenizer/chat_template.h"
 #include "verbs/model_options.h"
@@ -29,23 +34,26 @@ public:
         auto* text = app.add_option("-p,--prompt", prompt_, "the prompt");
         auto* file = app.add_option("-f,--file", file_, "a file with the prompt (- for standard input)");
         text->excludes(file);
+        app.add_option("--batch", batch_, "a file with a prompt a line, or .jsonl with `prompt`: all are continued, a JSON line each")->excludes(text)->excludes(file);
+        app.add_option("--parallel", parallel_, "with --batch: sequences at a time")->capture_default_str();
         declare_sampling(app, options_, stop_strings_);
         declare_quantization(app, model_options_);
         declare_streaming(app, model_options_);
         app.add_flag("--raw", raw_, "continue the prompt as it stands instead of answering it through the chat template");
-        app.add_option("--trace", trace_, "write the experts of every token to this file, a JSON line each");
+        app.add_option("--trace", trace_, "write the experts of every token to this file, a JSON line each")->excludes("--batch");
     }
 
     void run(const CommonOptions& common) override {
         options_.sampling.seed = common.seed;
-        const std::string prompt = read_prompt();
+        const std::vector<std::string> prompts = batch_.empty() ? std::vector{read_prompt()} : read_batch();
         const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(model_);
         arch::OpenModel files = arch::open_model(model_);
         if (!trace_.empty() && !files.spec.is_moe())
             throw Error(ErrorCode::usage, fmt::format("--trace: {} has no experts", model_), "it traces the routing of a Mixture-of-Experts model");
         const model::Model model = load_model(common, std::move(files), model_options_);
-        const std::vector<std::int64_t> ids = encode_prompt(tokenizer, prompt);
         options_.stop_ids = stop_ids(tokenizer, model.files);
+        if (!batch_.empty()) return run_batch(tokenizer, model, prompts);
+        const std::vector<std::int64_t> ids = encode_prompt(tokenizer, prompts.front());
 
         TextStream stream(tokenizer, stop_strings_, [&](const std::string& piece) {
             if (common.json) return;
@@ -63,6 +71,46 @@ public:
     }
 
 private:
+    std::vector<std::string> read_batch() const {
+        std::vector<std::string> prompts;
+        std::istringstream lines(io::read_file(batch_, prompt_file_limit));
+        std::size_t number = 0;
+        for (std::string line; std::getline(lines, line);) {
+            ++number;
+            if (line.empty()) continue;
+            if (!batch_.ends_with(".jsonl")) {
+                prompts.push_back(line);
+                continue;
+            }
+            const io::Json object = io::parse_json(line, fmt::format("{}, line {}", batch_, number));
+            const auto prompt = object.is_object() ? object.find("prompt") : object.end();
+            if (prompt == object.end() || !prompt->is_string())
+                throw Error(ErrorCode::malformed, fmt::format("{}, line {}: no \"prompt\" with a text", batch_, number), "give an object such as {\"prompt\": \"...\"} a line");
+            prompts.push_back(prompt->get<std::string>());
+        }
+        if (prompts.empty()) throw Error(ErrorCode::usage, fmt::format("{}: no prompt", batch_), "write one a line");
+        return prompts;
+    }
+
+    void run_batch(const tokenizer::Tokenizer& tokenizer, const model::Model& model, const std::vector<std::string>& prompts) {
+        std::vector<std::vector<std::int64_t>> ids;
+        std::vector<std::unique_ptr<TextStream>> streams;
+        for (const std::string& prompt : prompts) {
+            ids.push_back(encode_prompt(tokenizer, prompt));
+            streams.push_back(std::make_unique<TextStream>(tokenizer, stop_strings_, [](const std::string&) {}));
+        }
+        const auto results = generate::generate_together(model, ids, options_, parallel_, [&](std::size_t i, std::int64_t id) { return streams[i]->push(id); });
+        std::size_t generated = 0;
+        for (std::size_t i = 0; i < results.size(); ++i) {
+            generated += results[i].ids.size();
+            const io::Json line{{"prompt", prompts[i]}, {"text", streams[i]->finish()}, {"ids", results[i].ids}, {"prompt_tokens", ids[i].size()},
+                                {"finish_reason", results[i].stopped ? "stop" : "length"}};
+            fmt::print("{}\n", line.dump(-1, ' ', false, io::Json::error_handler_t::replace));
+        }
+        const double seconds = results.front().prompt_seconds + results.front().decode_seconds;
+        info(fmt::format("{} prompts, {} tokens generated in {:.1f} s: {:.1f} tokens/s", prompts.size(), generated, seconds, static_cast<double>(generated) / seconds));
+    }
+
     std::string read_prompt() const {
         if (!prompt_.empty()) return prompt_;
         if (file_.empty()) throw Error(ErrorCode::usage, "no prompt", "give one with -p TEXT or -f FILE");
@@ -112,7 +160,8 @@ private:
         }
     }
 
-    std::string model_, prompt_, file_, trace_;
+    std::string model_, prompt_, file_, batch_, trace_;
+    std::int64_t parallel_ = 8;
     std::vector<std::string> stop_strings_;
     ModelOptions model_options_;
     bool raw_ = false;

@@ -44,6 +44,9 @@ public:
         declare_quantization(app, options_);
         declare_streaming(app, options_);
         app.add_flag("--cache", cached_, "one token at a time through the KV cache (slow; to check the cache)")->excludes("--stream-layers");
+        app.add_flag("--together", together_, "all rows in one call, each as far as it is and with a cache of its own (to check batches)")
+            ->excludes("--stream-layers")
+            ->excludes("--cache");
     }
 
     void run(const CommonOptions& common) override {
@@ -57,7 +60,7 @@ public:
             logits = stream.decoder().logits(stream.outer(), stream.run({{ids, {}}}).front());
         } else {
             const model::Model model = load_model(common, std::move(files), options_, "float32");
-            logits = cached_ ? run_cached(model, ids) : run_whole(model, ids);
+            logits = cached_ ? run_cached(model, ids) : together_ ? run_together(model, ids) : run_whole(model, ids);
         }
         logits = logits.to(at::kCPU, at::kFloat).contiguous();
 
@@ -89,9 +92,40 @@ private:
         return at::cat(columns, 1);
     }
 
+    // Row r goes in by pieces of r + 1 tokens, so that no two rows are at the same place.
+    static at::Tensor run_together(const model::Model& model, const at::Tensor& ids) {
+        const std::int64_t rows = ids.size(0), length = ids.size(1);
+        std::vector<model::KvCache> caches(static_cast<std::size_t>(rows), model::KvCache(model.decoder.spec(), length));
+        std::vector<std::vector<at::Tensor>> columns(static_cast<std::size_t>(rows));
+        for (;;) {
+            std::vector<model::Segment> segments;
+            std::vector<std::int64_t> row_of;
+            std::vector<at::Tensor> input;
+            std::int64_t total = 0;
+            for (std::int64_t row = 0; row < rows; ++row) {
+                model::KvCache& cache = caches[static_cast<std::size_t>(row)];
+                const std::int64_t count = std::min(row + 1, length - cache.length());
+                if (count == 0) continue;
+                input.push_back(ids[row].narrow(0, cache.length(), count));
+                segments.push_back({total, count, &cache});
+                row_of.push_back(row);
+                total += count;
+            }
+            if (total == 0) break;
+            const at::Device device = model.placement.device;
+            const at::Tensor hidden = model.decoder.run(model.weights, at::cat(input).unsqueeze(0).to(device), model.decoder.step(segments, device));
+            const at::Tensor logits = model.decoder.logits(model.weights, hidden).squeeze(0);
+            for (std::size_t i = 0; i < segments.size(); ++i)
+                columns[static_cast<std::size_t>(row_of[i])].push_back(logits.narrow(0, segments[i].first, segments[i].length));
+        }
+        std::vector<at::Tensor> all;
+        for (const auto& row : columns) all.push_back(at::cat(row));
+        return at::stack(all);
+    }
+
     std::string model_, ids_, output_;
     ModelOptions options_;
-    bool cached_ = false;
+    bool cached_ = false, together_ = false;
 };
 
 }  // namespace

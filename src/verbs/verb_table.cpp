@@ -35,7 +35,8 @@ const std::array table{
     VerbEntry{"generate", "text after a prompt",
               "  mixwright generate ./my-moe -p \"Why is the sky blue?\"\n"
               "  mixwright generate ./my-moe -p \"def fibonacci(n):\" --raw -n 64 --temp 0.7 --top-p 0.9\n"
-              "  mixwright generate ./my-moe -p \"2 + 2 =\" --raw --trace experts.jsonl\n",
+              "  mixwright generate ./my-moe -p \"2 + 2 =\" --raw --trace experts.jsonl\n"
+              "  mixwright generate ./my-moe --batch prompts.txt --parallel 8\n",
               make_generate},
     VerbEntry{"chat", "a conversation in the terminal",
               "  mixwright chat ./my-moe\n"

@@ -93,6 +93,26 @@ def test_one_seed_gives_one_text(chat_model):
     assert sample(1) != sample(2)
 
 
+def test_prompts_together_are_continued_as_each_alone(chat_model, tmp_path):
+    prompts = ["The capital of France is", "Once upon a time, in a land far away, there lived a", "def fib(n):", "1, 2, 3, 4,", "Water"]
+    alone = [ask(chat_model, "--raw", "-p", prompt, "-n", 12, "--dtype", "float32") for prompt in prompts]
+    (tmp_path / "prompts.txt").write_text("\n\n".join(prompts) + "\n")
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    for file, parallel in (("prompts.txt", 2), ("prompts.jsonl", 8)):
+        lines = run("generate", chat_model, "--raw", "--batch", tmp_path / file, "--parallel", parallel, "-n", 12, "--dtype", "float32").stdout.splitlines()
+        together = [json.loads(line) for line in lines]
+        assert [line["prompt"] for line in together] == prompts
+        for one, other in zip(alone, together):
+            assert {key: one[key] for key in ("ids", "text", "finish_reason")} == {key: other[key] for key in ("ids", "text", "finish_reason")}
+
+
+def test_bad_batches_are_refused(chat_model, tmp_path):
+    for name, text, code, message in (("empty.txt", "\n", 2, "no prompt"), ("bad.jsonl", '{"text": "x"}\n', 3, 'no "prompt"'), ("broken.jsonl", "{\n", 3, "line 1")):
+        (tmp_path / name).write_text(text)
+        result = run("generate", chat_model, "--batch", tmp_path / name, check=False)
+        assert (result.returncode, message in result.stderr) == (code, True), result.stderr
+
+
 def test_a_conversation_remembers_and_reuses_what_it_computed(chat_model):
     turns, _ = chat(chat_model, ["My name is Ada.", "What is my name?"], "-n", 24, "--dtype", "float32")
     messages = [{"role": "user", "content": "My name is Ada."}, {"role": "assistant", "content": turns[0]["text"]}, {"role": "user", "content": "What is my name?"}]

@@ -47,9 +47,9 @@ def test_logits_and_greedy_text_equal_transformers(name, tmp_path):
         assert torch.equal(ours[0, 15:47].argmax(-1), text[0, 16:])
 
 
-@pytest.mark.parametrize("option", ["--cache", "--stream-layers"])
+@pytest.mark.parametrize("option", ["--cache", "--together", "--stream-layers"])
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_neither_cache_nor_streaming_changes_anything(name, option, tmp_path):
+def test_neither_cache_nor_company_nor_streaming_changes_anything(name, option, tmp_path):
     model = save_variant(name, tmp_path / "model")
     # Longrope has other frequencies beyond the trained length, which a cache cannot take back.
     ids = random_ids(2, 30 if "longrope" in name else 40)

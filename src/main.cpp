@@ -1,33 +1,31 @@
 #include <unistd.h>
 
-#include <cstddef>
+#include <cstdio>
 #include <cstring>
+#include <iostream>
+#include <string_view>
 
 #include "verbs/verb.h"
 
-namespace {
-
 // Threads of libgomp that wait for work spin for milliseconds by default. On a machine whose cores have anything else to
-// do, that makes every step several times slower; a short spin costs nothing on an idle one. libgomp reads the setting
-// when it is loaded, so it has to be there before: this runs ahead of the constructors of all libraries, and starts the
-// program once more with the variable set, unless the user has set one of the two.
-void limit_spinning(int, char** argv, char** environment) {
-    constexpr std::size_t max_variables = 4096;
-    static char setting[] = "GOMP_SPINCOUNT=2000";
-    static char* extended[max_variables + 2];
-    std::size_t count = 0;
-    for (; environment[count] != nullptr; ++count) {
-        if (count == max_variables || std::strncmp(environment[count], "GOMP_SPINCOUNT=", 15) == 0 ||
-            std::strncmp(environment[count], "OMP_WAIT_POLICY=", 16) == 0)
-            return;
-        extended[count] = environment[count];
-    }
-    extended[count] = setting;
-    ::execve("/proc/self/exe", argv, extended);  // where it fails, the program goes on as it is
+// do, that makes every step several times slower; a short spin costs nothing on an idle one. libgomp asks for the setting
+// while it is loaded, ahead of any code of ours: so this getenv stands in for libc's in the whole process, and answers
+// that one question when the user has set neither of the two variables.
+extern "C" __attribute__((visibility("default"))) char* getenv(const char* name) noexcept {
+    static char short_spin[] = "2000";
+    const auto set = [](std::string_view variable) -> char* {
+        for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry)
+            if (std::strncmp(*entry, variable.data(), variable.size()) == 0 && (*entry)[variable.size()] == '=') return *entry + variable.size() + 1;
+        return nullptr;
+    };
+    if (char* value = set(name)) return value;
+    return std::string_view(name) == "GOMP_SPINCOUNT" && set("OMP_WAIT_POLICY") == nullptr ? short_spin : nullptr;
 }
 
-__attribute__((section(".preinit_array"), used)) void (*const before_libraries)(int, char**, char**) = limit_spinning;
-
-}  // namespace
-
-int main(int argc, char** argv) { return mixwright::verbs::run_command_line(argc, argv); }
+int main(int argc, char** argv) {
+    const int code = mixwright::verbs::run_command_line(argc, argv);
+    // libtorch's global destructors take tenths of a second to free what the process's end frees anyway.
+    std::cout.flush();
+    std::fflush(nullptr);
+    ::_exit(code);
+}

@@ -1,19 +1,22 @@
 """Texts of four domains from what every machine has, cut into training and held-out parts for the demo:
 
-    code   Python's standard library
+    code   Python's standard library, without its comments and docstrings
     law    licences: Debian's collection, and those that came with the installed packages
     sums   word problems made here
-    docs   the Python language reference that `pydoc` prints
+    docs   the Python language reference that `pydoc` prints, without its grammar and examples
 
+    Prose in the code and code in the prose are left out: their tokens belong to the other domain, whatever the file.
     demo_texts.py OUT writes OUT/<domain>.train.txt and OUT/<domain>.test.txt. No file is in both parts.
 """
 
+import ast
 import random
 import sys
 import sysconfig
 from pathlib import Path
 
 TRAIN_BYTES, TEST_BYTES = 800_000, 48_000
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def read(path):
@@ -23,8 +26,20 @@ def read(path):
         return ""
 
 
+def bare_code(source):
+    """The source as Python prints its syntax tree, which has no comments, and without docstrings."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
 def code():
-    return [read(path) for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))]
+    return [bare_code(read(path)) for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))]
 
 
 def law():
@@ -62,10 +77,14 @@ def sums():
     return ["\n\n".join(word_problem(rng) for _ in range(60)) for _ in range(120)]
 
 
+def is_prose(paragraph):
+    return not paragraph.startswith("   ") or ("::=" not in paragraph and ">>>" not in paragraph and paragraph.rstrip().endswith((".", ":", ")")))
+
+
 def docs():
     from pydoc_data.topics import topics
 
-    return [topics[name] for name in sorted(topics)]
+    return ["\n\n".join(filter(is_prose, topics[name].split("\n\n"))) for name in sorted(topics)]
 
 
 def split(texts):

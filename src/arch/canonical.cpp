@@ -80,7 +80,7 @@ private:
 // From here on nothing has to know that the model came out of a GGUF.
 void as_hugging_face(checkpoint::Checkpoint& checkpoint, std::string_view file) {
     checkpoint.config = config_from_gguf(checkpoint.config, *checkpoint.tensors, file);
-    checkpoint.tensors = hf_view_of_gguf(checkpoint.tensors, architecture_of(checkpoint.config, file), checkpoint.config);
+    checkpoint.tensors = hf_view_of_gguf(checkpoint.tensors, parse_config(checkpoint.config, file));
 }
 
 // Weights whose values only a quantisation scheme gives would be read as something else.

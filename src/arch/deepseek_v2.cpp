@@ -7,6 +7,7 @@ extern const Architecture deepseek_v2;
 const Architecture deepseek_v2{
     .model_type = "deepseek_v2",
     .hf_class = "DeepseekV2ForCausalLM",
+    .gguf_name = "deepseek2",
     .qkv_bias = {.config_key = "attention_bias"},
     .o_bias = {.config_key = "attention_bias"},
     .latent_attention = true,

@@ -4,121 +4,58 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
-#include <map>
 #include <optional>
-#include <vector>
 
+#include "arch/gguf_view.h"
 #include "error.h"
 
 namespace mixwright::arch {
 namespace {
 
-using checkpoint::TensorBytes;
 using checkpoint::TensorInfo;
 using checkpoint::TensorSource;
-
-// A tensor of the view: part of one stored tensor, its rows permuted when `heads` is not 0.
-struct Part {
-    const TensorInfo* stored = nullptr;
-    std::uint64_t offset = 0;  // in the decoded bytes of `stored`
-    std::int64_t heads = 0;
-};
-
-class GgufView final : public TensorSource {
-public:
-    explicit GgufView(std::shared_ptr<const TensorSource> source) : source_(std::move(source)) {}
-
-    void add(TensorInfo info, Part part) {
-        const std::string name = info.name;
-        if (!parts_.try_emplace(name, std::move(info), part).second)
-            throw Error(ErrorCode::malformed, fmt::format("{}: two tensors stand for {}", source_->where(*part.stored), printable(name)));
-    }
-
-    void finish() {
-        for (const auto& [name, entry] : parts_) infos_.push_back(entry.first);
-    }
-
-    const std::vector<TensorInfo>& tensors() const override { return infos_; }
-
-    TensorBytes bytes(const TensorInfo& info) const override {
-        const Part& part = part_of(info);
-        const std::uint64_t size = info.num_bytes();
-        if (part.heads == 0) return source_->slice(*part.stored, part.offset, size);
-        const std::shared_ptr<std::byte[]> buffer(new std::byte[size]);
-        read(info, 0, {buffer.get(), size});
-        return {{buffer.get(), size}, buffer, false};
-    }
-
-    void read(const TensorInfo& info, std::uint64_t offset, std::span<std::byte> out) const override {
-        const Part& part = part_of(info);
-        if (part.heads == 0) return source_->read(*part.stored, part.offset + offset, out);
-        const std::uint64_t row_bytes = info.num_bytes() / static_cast<std::uint64_t>(info.shape[0]);
-        while (!out.empty()) {
-            const std::uint64_t row = offset / row_bytes, within = offset % row_bytes;
-            const std::uint64_t count = std::min<std::uint64_t>(row_bytes - within, out.size());
-            const std::uint64_t from = stored_row(row, static_cast<std::uint64_t>(info.shape[0] / part.heads));
-            source_->read(*part.stored, part.offset + from * row_bytes + within, out.first(count));
-            out = out.subspan(count);
-            offset += count;
-        }
-    }
-
-    void drop(const TensorInfo& info) const override { source_->drop(*part_of(info).stored); }
-    std::string where(const TensorInfo& info) const override { return source_->where(*part_of(info).stored); }
-
-private:
-    const Part& part_of(const TensorInfo& info) const {
-        const auto it = parts_.find(info.name);
-        if (it == parts_.end()) throw Error(ErrorCode::internal, fmt::format("{} is not of this model", printable(info.name)));
-        return it->second.second;
-    }
-
-    // ggml rotates neighbours (2j, 2j+1), Hugging Face halves (j, j + d/2): the stored row of row `row` of heads of `d` rows.
-    static std::uint64_t stored_row(std::uint64_t row, std::uint64_t d) {
-        const std::uint64_t head = row / d, r = row % d;
-        return head * d + r % (d / 2) * 2 + r / (d / 2);
-    }
-
-    std::shared_ptr<const TensorSource> source_;
-    std::map<std::string, std::pair<TensorInfo, Part>> parts_;
-    std::vector<TensorInfo> infos_;
-};
 
 struct NamePair {
     std::string_view gguf, hugging_face;
 };
 
+// Of the whole model, without ".weight" or ".bias".
 constexpr NamePair model_names[] = {
-    {"token_embd.weight", "model.embed_tokens.weight"},
-    {"output_norm.weight", "model.norm.weight"},
-    {"output.weight", "lm_head.weight"},
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
 };
 
-// After "blk.N." and "model.layers.N.".
+// After "blk.N." and "model.layers.N.", without ".weight" or ".bias".
 constexpr NamePair layer_names[] = {
-    {"attn_norm.weight", "input_layernorm.weight"},
-    {"ffn_norm.weight", "post_attention_layernorm.weight"},
-    {"attn_q.weight", "self_attn.q_proj.weight"},
-    {"attn_q.bias", "self_attn.q_proj.bias"},
-    {"attn_k.weight", "self_attn.k_proj.weight"},
-    {"attn_k.bias", "self_attn.k_proj.bias"},
-    {"attn_v.weight", "self_attn.v_proj.weight"},
-    {"attn_v.bias", "self_attn.v_proj.bias"},
-    {"attn_output.weight", "self_attn.o_proj.weight"},
-    {"attn_output.bias", "self_attn.o_proj.bias"},
-    {"attn_q_norm.weight", "self_attn.q_norm.weight"},
-    {"attn_k_norm.weight", "self_attn.k_norm.weight"},
-    {"ffn_gate.weight", "mlp.gate_proj.weight"},
-    {"ffn_gate.bias", "mlp.gate_proj.bias"},
-    {"ffn_up.weight", "mlp.up_proj.weight"},
-    {"ffn_up.bias", "mlp.up_proj.bias"},
-    {"ffn_down.weight", "mlp.down_proj.weight"},
-    {"ffn_down.bias", "mlp.down_proj.bias"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+    {"attn_q_a", "self_attn.q_a_proj"},
+    {"attn_q_a_norm", "self_attn.q_a_layernorm"},
+    {"attn_q_b", "self_attn.q_b_proj"},
+    {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+    {"attn_kv_a_norm", "self_attn.kv_a_layernorm"},
+    {"attn_kv_b", "self_attn.kv_b_proj"},
 };
 
-template <std::size_t n>
-std::optional<std::string_view> look_up(const NamePair (&names)[n], std::string_view gguf) {
+// The names of the norms of a layer in order of use; the one before the MLP has had three.
+struct NormPair {
+    std::string_view gguf;
+    std::string_view NormNames::*hugging_face;
+};
+constexpr NormPair norm_pairs[] = {
+    {"attn_norm", &NormNames::before_attention}, {"post_attention_norm", &NormNames::after_attention},
+    {"ffn_norm", &NormNames::before_mlp},        {"post_attention_norm", &NormNames::before_mlp},
+    {"attn_output_norm", &NormNames::before_mlp}, {"post_ffw_norm", &NormNames::after_mlp},
+};
+
+constexpr std::string_view rope_tables[] = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"};
+
+std::optional<std::string_view> look_up(std::span<const NamePair> names, std::string_view gguf) {
     for (const NamePair& pair : names)
         if (pair.gguf == gguf) return pair.hugging_face;
     return std::nullopt;
@@ -134,124 +71,235 @@ std::optional<std::int64_t> take_index(std::string_view& text) {
     return value;
 }
 
+bool take_prefix(std::string_view& text, std::string_view prefix) {
+    if (!text.starts_with(prefix)) return false;
+    text.remove_prefix(prefix.size());
+    return true;
+}
+bool take_suffix(std::string_view& text, std::string_view suffix) {
+    if (!text.ends_with(suffix)) return false;
+    text.remove_suffix(suffix.size());
+    return true;
+}
+
 const std::string* projection(const MlpNames& names, std::string_view kind) {
-    return kind == "gate" ? &names.gate : kind == "up" ? &names.up : kind == "down" ? &names.down : nullptr;
+    const std::string* name = kind == "gate" ? &names.gate : kind == "up" ? &names.up : kind == "down" ? &names.down : nullptr;
+    return name != nullptr && !name->empty() ? name : nullptr;
 }
 
 // Fills a view with the tensors of a source, one after another.
 class Mapper {
 public:
-    Mapper(std::shared_ptr<const TensorSource> source, const Architecture& architecture, const io::Json& config)
-        : source_(source), view_(std::make_shared<GgufView>(source)), architecture_(architecture), config_(config) {}
+    Mapper(std::shared_ptr<const TensorSource> source, const ModelSpec& spec)
+        : source_(source), view_(std::make_shared<GgufView>(source)), spec_(spec), architecture_(*spec.architecture) {}
 
     std::shared_ptr<const TensorSource> map() {
         for (const TensorInfo& stored : source_->tensors()) {
-            if (stored.name == "rope_freqs.weight") continue;
-            if (!map_model_tensor(stored) && !map_layer_tensor(stored)) view_->add(stored, {&stored});
+            if (std::ranges::find(rope_tables, stored.name) != std::end(rope_tables)) continue;
+            if (!map_tensor(stored)) view_->add(stored, {&stored});
         }
         view_->finish();
         return view_;
     }
 
 private:
-    bool map_model_tensor(const TensorInfo& stored) {
-        const auto name = look_up(model_names, stored.name);
-        if (name) add(std::string(*name), stored);
-        return name.has_value();
-    }
-
-    bool map_layer_tensor(const TensorInfo& stored) {
+    bool map_tensor(const TensorInfo& stored) {
         std::string_view rest = stored.name;
-        if (!rest.starts_with("blk.")) return false;
-        rest.remove_prefix(4);
-        const std::optional<std::int64_t> layer = take_index(rest);
-        if (!layer) return false;
-        if (const auto name = look_up(layer_names, rest)) {
-            const bool q = rest.starts_with("attn_q."), k = rest.starts_with("attn_k.");
-            const std::int64_t heads = !architecture_.gguf_permutes_qk ? 0 : q ? heads_of(stored, "num_attention_heads") : k ? heads_of(stored, "num_key_value_heads") : 0;
-            add(layer_tensor(*layer, *name), stored, heads);
+        const bool weight = rest.ends_with(".weight");
+        if (!take_suffix(rest, ".weight") && !take_suffix(rest, ".bias")) return false;
+        suffix_ = weight ? "weight" : "bias";
+        if (const auto name = look_up(model_names, rest)) {
+            add_norm_or_plain(fmt::format("{}.{}", *name, suffix_), stored, *name == "model.norm");
             return true;
         }
-        return architecture_.moe && map_moe_tensor(stored, *layer, rest);
+        if (!take_prefix(rest, "blk.")) return false;
+        const std::optional<std::int64_t> layer = take_index(rest);
+        if (!layer || *layer >= spec_.num_layers) return false;
+        layer_ = *layer;
+        return map_attention(stored, rest) || map_norm(stored, rest) || map_mlp(stored, rest) || (architecture_.moe && map_moe(stored, rest));
     }
 
-    bool map_moe_tensor(const TensorInfo& stored, std::int64_t layer, std::string_view rest) {
+    std::string in_layer(std::string_view name) const { return layer_tensor(layer_, fmt::format("{}.{}", name, suffix_)); }
+    // "x.weight" with the suffix of the tensor at hand.
+    std::string suffixed(const std::string& weight) const { return sibling(weight, suffix_); }
+
+    // ---- attention ----
+
+    bool map_attention(const TensorInfo& stored, std::string_view rest) {
+        if (const auto name = look_up(layer_names, rest)) {
+            const bool norm = name->ends_with("norm");
+            const std::int64_t heads = rest == "attn_q" ? spec_.num_heads : rest == "attn_k" ? spec_.num_kv_heads : 0;
+            if (norm)
+                add_norm_or_plain(in_layer(*name), stored, true);
+            else
+                add_rotated(in_layer(*name), stored, stored.shape, 0, heads);
+            return true;
+        }
+        if (rest == "attn_sinks" && architecture_.attention_sinks) {
+            add(layer_tensor(layer_, "self_attn.sinks"), stored);
+            return true;
+        }
+        if (rest == "attn_qkv") return map_fused_attention(stored);
+        // v_b goes with k_b.
+        if (rest == "attn_v_b" && spec_.latent) return source_->find(fmt::format("blk.{}.attn_k_b.weight", layer_)) != nullptr;
+        return rest == "attn_k_b" && spec_.latent && map_latent_heads(stored);
+    }
+
+    bool map_fused_attention(const TensorInfo& stored) {
+        const std::int64_t q = spec_.num_heads * spec_.head_dim, kv = spec_.num_kv_heads * spec_.head_dim;
+        expect_rows(stored, q + 2 * kv, "q, k and v");
+        std::int64_t row = 0;
+        const auto cut = [&](const char* name, std::int64_t rows, std::int64_t heads) {
+            std::vector<std::int64_t> shape = stored.shape;
+            shape[0] = rows;
+            add_rotated(in_layer(fmt::format("self_attn.{}", name)), stored, std::move(shape), row, heads);
+            row += rows;
+        };
+        cut("q_proj", q, spec_.num_heads);
+        cut("k_proj", kv, spec_.num_kv_heads);
+        cut("v_proj", kv, 0);
+        return true;
+    }
+
+    bool map_latent_heads(const TensorInfo& keys) {
+        const LatentAttention& latent = *spec_.latent;
+        const TensorInfo* values = source_->find(fmt::format("blk.{}.attn_v_b.weight", layer_));
+        const std::vector<std::int64_t> key_shape{spec_.num_heads, latent.kv_rank, latent.nope_dim}, value_shape{spec_.num_heads, latent.v_dim, latent.kv_rank};
+        if (values == nullptr || keys.shape != key_shape || values->shape != value_shape || keys.dtype != values->dtype)
+            throw Error(ErrorCode::mismatch, fmt::format("{}: tensor {} and its values do not fit (got {} and {}, expected {} and {})", source_->where(keys),
+                                                         printable(keys.name), checkpoint::shape_text(keys.shape),
+                                                         values != nullptr ? checkpoint::shape_text(values->shape) : "nothing",
+                                                         checkpoint::shape_text(key_shape), checkpoint::shape_text(value_shape)));
+        view_->add({layer_tensor(layer_, "self_attn.kv_b_proj.weight"), keys.dtype, {spec_.num_heads * (latent.nope_dim + latent.v_dim), latent.kv_rank}},
+                   {.stored = &keys, .form = GgufView::Form::latent_heads, .heads = spec_.num_heads, .values = values});
+        return true;
+    }
+
+    // ---- norms ----
+
+    bool map_norm(const TensorInfo& stored, std::string_view rest) {
+        const NormNames names = norm_names(architecture_.norm_placement);
+        for (const NormPair& pair : norm_pairs) {
+            const std::string_view weight = names.*pair.hugging_face;
+            if (pair.gguf != rest || weight.empty()) continue;
+            add_norm_or_plain(suffixed(layer_tensor(layer_, weight)), stored, true);
+            return true;
+        }
+        return false;
+    }
+
+    void add_norm_or_plain(std::string name, const TensorInfo& stored, bool norm) {
+        const bool less_one = norm && suffix_ == "weight" && architecture_.norm == NormForm::rms_plus_one;
+        if (less_one && stored.dtype != Dtype::f32)
+            throw Error(ErrorCode::unsupported, fmt::format("{}: the norm {} is not stored as f32", source_->where(stored), printable(stored.name)));
+        view_->add({std::move(name), stored.dtype, stored.shape}, {.stored = &stored, .form = less_one ? GgufView::Form::minus_one : GgufView::Form::as_stored});
+    }
+
+    // ---- MLP ----
+
+    bool map_mlp(const TensorInfo& stored, std::string_view rest) {
+        if (!take_prefix(rest, "ffn_")) return false;
+        const MlpNames names = dense_mlp_names(architecture_, layer_);
+        const std::string* name = projection(names, rest);
+        if (name == nullptr) return false;
+        const bool fused = rest == "up" && !names.gate.empty() && source_->find(fmt::format("blk.{}.ffn_gate.{}", layer_, suffix_)) == nullptr;
+        if (!fused) return add(suffixed(*name), stored);
+        expect_rows(stored, 2 * spec_.intermediate_size, "gate and up");
+        std::vector<std::int64_t> shape = stored.shape;
+        shape[0] /= 2;
+        add_rotated(suffixed(names.gate), stored, shape, 0, 0);
+        add_rotated(suffixed(names.up), stored, shape, shape[0], 0);
+        return true;
+    }
+
+    bool map_moe(const TensorInfo& stored, std::string_view rest) {
         const MoeTable& moe = *architecture_.moe;
-        if (rest == "ffn_gate_inp.weight") {
-            add(layer_tensor(layer, moe.router), stored);
-            return true;
-        }
-        if (rest == "ffn_gate_inp_shexp.weight" && !moe.shared_gate_name.empty()) {
+        const std::string router = layer_tensor(layer_, moe.router);
+        if (rest == "ffn_gate_inp") return add(suffixed(router), stored);
+        if (rest == "exp_probs_b" && moe.correction_bias) return add(sibling(router, "e_score_correction_bias"), stored);
+        if (rest == "ffn_gate_inp_shexp" && !moe.shared_gate_name.empty()) {
             // Stored as a vector [D]; a row [1, D] in Hugging Face.
-            view_->add({layer_tensor(layer, moe.shared_gate_name), stored.dtype, {1, stored.numel()}}, {&stored});
+            view_->add({layer_tensor(layer_, moe.shared_gate_name), stored.dtype, {1, stored.numel()}}, {&stored});
             return true;
         }
-        if (!rest.starts_with("ffn_") || !rest.ends_with(".weight")) return false;
-        rest.remove_prefix(4);
-        rest.remove_suffix(7);
-        if (rest.ends_with("_shexp") && !moe.shared_expert.empty()) {
-            const MlpNames names = shared_expert_names(architecture_, layer);
-            const std::string* name = projection(names, rest.substr(0, rest.size() - 6));
-            if (name != nullptr) add(*name, stored);
-            return name != nullptr;
+        if (!take_prefix(rest, "ffn_")) return false;
+        if (take_suffix(rest, "_shexp")) {
+            if (moe.shared_expert.empty()) return false;
+            const MlpNames names = shared_expert_names(architecture_, layer_);
+            const std::string* name = projection(names, rest);
+            return name != nullptr && add(suffixed(*name), stored);
         }
-        if (rest.ends_with("_exps")) return map_expert_stack(stored, layer, rest.substr(0, rest.size() - 5));
+        if (take_suffix(rest, "_exps")) return map_expert_stack(stored, rest);
         // Files made before April 2024: ffn_gate.E
         const auto dot = rest.find('.');
         if (dot == std::string_view::npos) return false;
-        std::string index = std::string(rest.substr(dot + 1)) + ".";
+        const std::string index = std::string(rest.substr(dot + 1)) + ".";
         std::string_view index_view = index;
         const std::optional<std::int64_t> expert = take_index(index_view);
         if (!expert || !index_view.empty()) return false;
-        const MlpNames names = expert_names(architecture_, layer, *expert);
+        const MlpNames names = expert_names(architecture_, layer_, *expert);
         const std::string* name = projection(names, rest.substr(0, dot));
-        if (name != nullptr) add(*name, stored);
-        return name != nullptr;
+        return name != nullptr && add(suffixed(*name), stored);
     }
 
-    // One projection of every expert, or gate and up of each in one, gate rows first.
-    bool map_expert_stack(const TensorInfo& stored, std::int64_t layer, std::string_view kind) {
+    // One projection of every expert (or its bias), or gate and up of each in one, gate rows first.
+    bool map_expert_stack(const TensorInfo& stored, std::string_view kind) {
         const bool fused = kind == "gate_up";
         if (!fused && kind != "gate" && kind != "up" && kind != "down") return false;
-        const auto experts = config_.at(std::string(architecture_.moe->num_experts_keys.front())).get<std::int64_t>();
-        if (stored.shape.size() != 3 || stored.shape[0] != experts || (fused && stored.shape[1] % 2 != 0))
+        const std::int64_t experts = spec_.num_experts;
+        const std::size_t dims = suffix_ == "weight" ? 3 : 2;
+        if (stored.shape.size() != dims || stored.shape[0] != experts || (fused && stored.shape[1] % 2 != 0))
             throw Error(ErrorCode::mismatch, fmt::format("{}: tensor {} does not hold {} experts (got {})", source_->where(stored),
                                                          printable(stored.name), experts, checkpoint::shape_text(stored.shape)));
         const std::uint64_t expert_bytes = stored.num_bytes() / static_cast<std::uint64_t>(experts);
-        const std::int64_t rows = fused ? stored.shape[1] / 2 : stored.shape[1];
+        std::vector<std::int64_t> shape(stored.shape.begin() + 1, stored.shape.end());
+        if (fused) shape[0] /= 2;
         for (std::int64_t e = 0; e < experts; ++e) {
-            const MlpNames names = expert_names(architecture_, layer, e);
+            const MlpNames names = expert_names(architecture_, layer_, e);
             const std::uint64_t begin = static_cast<std::uint64_t>(e) * expert_bytes;
-            const auto add_slice = [&](const std::string& name, std::uint64_t offset) { view_->add({name, stored.dtype, {rows, stored.shape[2]}}, {&stored, offset}); };
+            const auto add_slice = [&](const std::string& name, std::uint64_t offset) { view_->add({suffixed(name), stored.dtype, shape}, {&stored, offset}); };
             add_slice(fused ? names.gate : *projection(names, kind), begin);
             if (fused) add_slice(names.up, begin + expert_bytes / 2);
         }
         return true;
     }
 
-    void add(std::string name, const TensorInfo& stored, std::int64_t heads = 0) {
-        view_->add({std::move(name), stored.dtype, stored.shape}, {&stored, 0, heads});
+    // ---- what they have in common ----
+
+    bool add(std::string name, const TensorInfo& stored) {
+        view_->add({std::move(name), stored.dtype, stored.shape}, {&stored});
+        return true;
     }
 
-    std::int64_t heads_of(const TensorInfo& stored, const char* key) const {
-        const auto heads = config_.at(key).get<std::int64_t>();
-        if (stored.shape.empty() || heads <= 0 || stored.shape[0] % (2 * heads) != 0)
+    // Rows [row, row + shape[0]) of `stored`; of so many heads when they rotate, 0 when not.
+    void add_rotated(std::string name, const TensorInfo& stored, std::vector<std::int64_t> shape, std::int64_t row, std::int64_t heads) {
+        if (!architecture_.gguf_permutes_qk) heads = 0;
+        if (heads > 0 && (shape.empty() || shape[0] == 0 || shape[0] % (2 * heads) != 0))
             throw Error(ErrorCode::mismatch, fmt::format("{}: tensor {} cannot be cut into {} heads of an even size (got {})", source_->where(stored),
                                                          printable(stored.name), heads, checkpoint::shape_text(stored.shape)));
-        return heads;
+        const std::uint64_t offset = row == 0 ? 0 : stored.num_bytes() / static_cast<std::uint64_t>(stored.shape[0]) * static_cast<std::uint64_t>(row);
+        view_->add({std::move(name), stored.dtype, std::move(shape)},
+                   {.stored = &stored, .offset = offset, .form = heads > 0 ? GgufView::Form::halves : GgufView::Form::as_stored, .heads = heads});
+    }
+
+    void expect_rows(const TensorInfo& stored, std::int64_t rows, const char* what) const {
+        if (!stored.shape.empty() && stored.shape[0] == rows) return;
+        throw Error(ErrorCode::mismatch, fmt::format("{}: tensor {} does not hold {} (got {}, expected {} rows)", source_->where(stored),
+                                                     printable(stored.name), what, checkpoint::shape_text(stored.shape), rows));
     }
 
     std::shared_ptr<const TensorSource> source_;
     std::shared_ptr<GgufView> view_;
+    const ModelSpec& spec_;
     const Architecture& architecture_;
-    const io::Json& config_;
+    std::int64_t layer_ = -1;                    // of the tensor at hand
+    std::string_view suffix_;                    // "weight" or "bias"
 };
 
 }  // namespace
 
-std::shared_ptr<const TensorSource> hf_view_of_gguf(std::shared_ptr<const TensorSource> source, const Architecture& architecture,
-                                                    const io::Json& config) {
-    return Mapper(std::move(source), architecture, config).map();
+std::shared_ptr<const TensorSource> hf_view_of_gguf(std::shared_ptr<const TensorSource> source, const ModelSpec& spec) {
+    return Mapper(std::move(source), spec).map();
 }
 
 }  // namespace mixwright::arch

@@ -20,7 +20,6 @@ const Architecture llama4_text{
     .default_window = 8192,
     .rope_interleaved = true,
     .no_rope_interval = 4,
-    .gguf_permutes_qk = true,
     .default_head_dim = 128,
     .default_rope_theta = 500000.0,
     .default_rms_norm_eps = 1e-5,

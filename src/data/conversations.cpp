@@ -32,7 +32,7 @@ std::vector<Segment> by_growth(const ChatTemplate& chat, const Conversation& mes
     std::size_t done = 0;  // of `whole`
     Conversation so_far = Conversation::array();
     for (const Conversation& message : messages) {
-        const bool assistant = message.is_object() && message.value("role", "") == "assistant";
+        const bool assistant = message.is_object() && message.value("role", Conversation()) == "assistant";
         const std::string prompt = assistant ? chat.render(so_far, {.add_generation_prompt = true}) : std::string();
         so_far.push_back(message);
         if (!assistant) continue;

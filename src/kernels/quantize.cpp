@@ -67,25 +67,74 @@ void to_int8(const float* x, std::int64_t cols, std::int8_t* out, float* scale) 
     }
 }
 
+// A group as it will be stored: what its 4-bit codes stand for.
+struct GroupCode {
+    std::uint16_t scale = 0, least = 0;  // bf16
+    float error = std::numeric_limits<float>::infinity();
+    std::uint8_t codes[int4_group] = {};
+};
+
+// Codes of `x` for a scale and a least value, and their squared error under weights w (0 where there is no column).
+GroupCode coded(const float* x, const float* w, float scale, float least) {
+    GroupCode group{.scale = narrow(scale), .least = narrow(least), .error = 0};
+    const float step = widen(group.scale), from = widen(group.least), inverse = step > 1e-30f ? 1.0f / step : 0.0f;
+    for (std::int64_t j = 0; j < int4_group; ++j) {
+        const float code = std::floor(std::clamp((x[j] - from) * inverse + 0.5f, 0.0f, 15.0f)), off = from + step * code - x[j];
+        group.codes[j] = static_cast<std::uint8_t>(code);
+        group.error += w[j] * off * off;
+    }
+    return group;
+}
+
+// The best of several: codes for steps around range / 15, then for these codes the scale and the least value with the
+// smallest squared error, in closed form. Large weights count more, because they carry more of a product.
+GroupCode best_code(const float* x, std::int64_t present, float lowest, float highest) {
+    float w[int4_group] = {}, square = 0;
+    for (std::int64_t j = 0; j < present; ++j) square += x[j] * x[j];
+    const float root = std::sqrt(square / static_cast<float>(present));
+    float sum_w = 0, sum_x = 0;
+    for (std::int64_t j = 0; j < present; ++j) {
+        w[j] = root + std::abs(x[j]);
+        sum_w += w[j];
+        sum_x += w[j] * x[j];
+    }
+    GroupCode best = coded(x, w, (highest - lowest) / 15.0f, lowest);
+    if (!(highest - lowest > 1e-30f)) return best;
+    constexpr float levels[] = {13.5f, 14.0f, 14.5f, 15.0f, 15.5f, 16.0f, 16.5f, 17.0f};
+    for (const float level : levels) {
+        const float inverse = level / (highest - lowest);
+        float sum_q = 0, sum_qq = 0, sum_qx = 0;
+        for (std::int64_t j = 0; j < int4_group; ++j) {
+            const float code = std::floor(std::clamp((x[j] - lowest) * inverse + 0.5f, 0.0f, 15.0f));
+            sum_q += w[j] * code;
+            sum_qq += w[j] * code * code;
+            sum_qx += w[j] * code * x[j];
+        }
+        const float determinant = sum_w * sum_qq - sum_q * sum_q, scale = (sum_w * sum_qx - sum_q * sum_x) / determinant;
+        if (!(determinant > 0) || !(scale > 0)) continue;
+        // The least value is fitted to the scale as it is stored.
+        const GroupCode group = coded(x, w, scale, (sum_x - widen(narrow(scale)) * sum_q) / sum_w);
+        if (group.error < best.error) best = group;
+    }
+    return best;
+}
+
 // Two groups (64 columns) of a row, `count` of them there, into 32 bytes; `scales` and `least` of both.
 void to_int4(const float* x, std::int64_t count, std::uint8_t* out, std::uint16_t* scales, std::uint16_t* least) {
-    std::uint8_t codes[2 * int4_group] = {};
-    for (std::int64_t group = 0; group < 2; ++group) {
-        const float* values = x + group * int4_group;
-        const std::int64_t present = std::clamp<std::int64_t>(count - group * int4_group, 0, int4_group);
-        const Range range = present > 0 ? range_of(values, present) : Range{0, 0, true};
-        if (!range.finite) {
-            scales[group] = least[group] = narrow(std::nanf(""));
-            continue;
-        }
-        least[group] = narrow(range.lowest);
-        const float from = widen(least[group]);
-        scales[group] = narrow(std::max(0.0f, (range.highest - from) / 15.0f));
-        const float scale = widen(scales[group]), inverse = scale > 1e-30f ? 1.0f / scale : 0.0f;
-        for (std::int64_t j = 0; j < present; ++j)
-            codes[group * int4_group + j] = static_cast<std::uint8_t>(std::clamp((values[j] - from) * inverse + 0.5f, 0.0f, 15.0f));
+    GroupCode groups[2];
+    for (std::int64_t g = 0; g < 2; ++g) {
+        const std::int64_t present = std::clamp<std::int64_t>(count - g * int4_group, 0, int4_group);
+        if (present == 0) continue;
+        float values[int4_group] = {};
+        std::copy_n(x + g * int4_group, present, values);
+        const Range range = range_of(values, present);
+        if (range.finite)
+            groups[g] = best_code(values, present, range.lowest, range.highest);
+        else
+            groups[g].scale = groups[g].least = narrow(std::nanf(""));
     }
-    for (std::int64_t j = 0; j < int4_group; ++j) out[j] = static_cast<std::uint8_t>(codes[j] | codes[int4_group + j] << 4);
+    for (std::int64_t g = 0; g < 2; ++g) scales[g] = groups[g].scale, least[g] = groups[g].least;
+    for (std::int64_t j = 0; j < int4_group; ++j) out[j] = static_cast<std::uint8_t>(groups[0].codes[j] | groups[1].codes[j] << 4);
 }
 
 void quantize(const Weights& from, std::int64_t begin, std::int64_t end, Format to, void* values, void* scales) {

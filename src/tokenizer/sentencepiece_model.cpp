@@ -9,12 +9,9 @@
 #include <vector>
 
 #include "error.h"
-#include "io/file.h"
 
 namespace mixwright::tokenizer {
 namespace {
-
-constexpr std::size_t max_model_bytes = 256u << 20;
 
 using Processor = sentencepiece::SentencePieceProcessor;
 
@@ -64,12 +61,11 @@ Decoder make_decoder(std::shared_ptr<const Processor> processor) {
 
 }  // namespace
 
-Pipeline pipeline_from_sentencepiece(const std::filesystem::path& path) {
-    const std::string bytes = io::read_file(path, max_model_bytes);
+Pipeline pipeline_from_sentencepiece(std::string_view bytes, std::string_view source) {
     auto processor = std::make_shared<Processor>();
     const auto status = processor->LoadFromSerializedProto(absl::string_view(bytes.data(), bytes.size()));
     if (!status.ok())
-        throw Error(ErrorCode::malformed, fmt::format("{}: not a SentencePiece model: {}", path.string(), printable(status.ToString())));
+        throw Error(ErrorCode::malformed, fmt::format("{}: not a SentencePiece model: {}", source, printable(status.ToString())));
     Pipeline pipeline;
     pipeline.model = std::make_unique<SentencePieceModel>(processor);
     pipeline.decoder = make_decoder(processor);

@@ -84,7 +84,7 @@ void assign_roles(Pipeline& pipeline, const fs::path& directory, bool sentencepi
     // Without a post-processor the configuration alone says whether special tokens go around a text.
     if (!pipeline.post_processor.before.empty() || !pipeline.post_processor.behind.empty()) return;
     const auto wants = [&](const char* key) { return config.is_object() && config.contains(key) && config[key] == true; };
-    const std::string kind = config.is_object() ? config.value("tokenizer_class", "") : "";
+    const std::string kind = token_text(config, "tokenizer_class");
     const bool bos_unless_said = sentencepiece && (kind.starts_with("Llama") || kind.starts_with("Gemma"));
     if ((wants("add_bos_token") || (bos_unless_said && !config.contains("add_bos_token"))) && pipeline.roles.bos != no_token) pipeline.post_processor.before = {pipeline.roles.bos};
     if (wants("add_eos_token") && pipeline.roles.eos != no_token) pipeline.post_processor.behind = {pipeline.roles.eos};
@@ -101,7 +101,7 @@ Tokenizer Tokenizer::load(const fs::path& path) {
     if (directory ? fs::is_regular_file(json) : path.extension() == ".json")
         pipeline = pipeline_from_json(io::read_json(json, tokenizer_json_limits), json.string());
     else if (directory ? fs::is_regular_file(sentencepiece) : path.extension() == ".model")
-        pipeline = pipeline_from_sentencepiece(sentencepiece), from_sentencepiece = true;
+        pipeline = pipeline_from_sentencepiece(io::read_file(sentencepiece, max_sentencepiece_bytes), sentencepiece.string()), from_sentencepiece = true;
     else if (directory && fs::is_regular_file(path / "vocab.json") && fs::is_regular_file(path / "merges.txt"))
         pipeline = pipeline_from_json(from_vocab_and_merges(path), (path / "vocab.json").string());
     else if (!fs::exists(path))

@@ -1,6 +1,8 @@
 // `import MODEL.gguf OUT`: a GGUF as a Hugging Face directory that transformers loads.
 #include <fmt/format.h>
 
+#include <cinttypes>
+#include <cstdio>
 #include <map>
 
 #include "arch/canonical.h"
@@ -68,7 +70,7 @@ public:
     void run(const CommonOptions& common) override {
         const arch::OpenModel model = open();
         const Dtype dtype = output_dtype(common, model.spec);
-        for (const std::string& name : model.unused) warn(fmt::format("{} is left out: {} has no such tensor", printable(name), model.spec.architecture->model_type));
+        for (const std::string& name : model.unused) check_unused(name, model);
 
         const auto plan = make_plan(model, dtype);
         checkpoint::WriteOptions options;
@@ -92,6 +94,15 @@ private:
         checkpoint::GgufModel gguf = checkpoint::open_gguf(path);
         metadata_ = std::move(gguf.metadata);
         return arch::open_model(checkpoint::Checkpoint{model_, path, checkpoint::Format::gguf, checkpoint::without_vocabulary(metadata_), gguf.tensors});
+    }
+
+    // Blocks behind the last layer only predict tokens further ahead; without any other tensor it would be another model.
+    static void check_unused(const std::string& name, const arch::OpenModel& model) {
+        const std::string what = fmt::format("{}: {} has no tensor {}", model.checkpoint.path.string(), model.spec.architecture->model_type, printable(name));
+        std::int64_t block = 0;
+        if (std::sscanf(name.c_str(), "blk.%" SCNd64 ".", &block) != 1 || block < model.spec.num_layers)
+            throw Error(ErrorCode::unsupported, what, "this is a variant of the architecture that cannot be said in its config.json");
+        warn(what + ": it is left out");
     }
 
     static Dtype output_dtype(const CommonOptions& common, const arch::ModelSpec& spec) {

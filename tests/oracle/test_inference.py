@@ -26,7 +26,8 @@ def chat(model, lines, *options):
 
 
 @pytest.mark.parametrize("quant, tolerance", [("int8", 0.05), ("int4", 0.5)])
-@pytest.mark.parametrize("name", ["llama-biased", "mixtral", "qwen2_moe", "qwen3_moe-window"])
+@pytest.mark.parametrize("name", ["llama-biased", "mixtral", "qwen2_moe", "qwen3_moe-window", "gemma2", "starcoder2", "deepseek_v2-queries",
+                                  "granitemoeshared", "gpt_oss", "phimoe-biased", "llama4_text", "dbrx"])
 def test_quantised_logits_are_close(name, quant, tolerance, tmp_path):
     model = save_variant(name, tmp_path / "model")
     ids = torch.randint(3, 320, (2, 40), generator=torch.Generator().manual_seed(1))

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <random>
 #include <span>
 
 #include "data/packing.h"
@@ -28,16 +29,15 @@ void append_batches(const std::vector<tokenizer::TokenId>& ids, std::int64_t len
     }
 }
 
-std::vector<data::Document> documents_of(const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
-                                           const std::vector<std::string>& prompts) {
+}  // namespace
+
+std::vector<data::Document> mixed_documents(const std::vector<std::filesystem::path>& files, const data::ChatRenderer& render_chat) {
     std::vector<data::Document> documents;
     for (const auto& file : files) std::ranges::move(data::read_documents(file, render_chat), std::back_inserter(documents));
-    if (files.empty())
-        for (const std::string& prompt : prompts) documents.push_back({.segments = {{prompt}}});
+    std::mt19937_64 random(1);
+    for (std::size_t i = documents.size(); i > 1; --i) std::swap(documents[i - 1], documents[random() % i]);
     return documents;
 }
-
-}  // namespace
 
 DomainTokens cut_domain(std::vector<tokenizer::TokenId> ids, const DomainSettings& settings, std::int64_t vocab_size, const std::string& who) {
     if (static_cast<std::int64_t>(ids.size()) > settings.tokens) ids.resize(static_cast<std::size_t>(settings.tokens));
@@ -66,9 +66,11 @@ DomainTokens cut_domain(std::vector<tokenizer::TokenId> ids, const DomainSetting
 DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
                          const std::vector<std::string>& prompts, const DomainSettings& settings, std::int64_t vocab_size,
                          const std::string& who) {
-    std::vector<tokenizer::TokenId> ids =
-        data::tokenize(documents_of(render_chat, files, prompts), tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(settings.tokens)).ids;
-    return cut_domain(std::move(ids), settings, vocab_size, who);
+    std::vector<data::Document> documents = mixed_documents(files, render_chat);
+    if (files.empty())
+        for (const std::string& prompt : prompts) documents.push_back({.segments = {{prompt}}});
+    data::TokenStream text = data::tokenize(documents, tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(settings.tokens));
+    return cut_domain(std::move(text.ids), settings, vocab_size, who);
 }
 
 std::vector<model::StreamedBatch> DomainTokens::sample(std::int64_t tokens) const {

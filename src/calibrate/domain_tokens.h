@@ -25,12 +25,15 @@ struct DomainSettings {
     double held_out = 0.15;        // share of the sequences, spread evenly
 };
 
+/// All documents of `files` (conversations as `render_chat` writes them), mixed: a file often holds one kind of text after the other, and
+/// what is taken of it has to be of all. The same order every time.
+std::vector<data::Document> mixed_documents(const std::vector<std::filesystem::path>& files, const data::ChatRenderer& render_chat);
+
 /// `ids` cut into sequences of equal length, every so many of them held out. Error(malformed) when they are too few for two
 /// sequences, Error(mismatch) on a token beyond `vocab_size`. `who` is for the message: "expert 2".
 DomainTokens cut_domain(std::vector<tokenizer::TokenId> ids, const DomainSettings& settings, std::int64_t vocab_size, const std::string& who);
 
-/// The documents of `files` (conversations as `render_chat` writes them), or `prompts` when there are none, cut into
-/// sequences by cut_domain().
+/// mixed_documents() of `files`, or `prompts` when there are none, cut into sequences by cut_domain().
 DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::ChatRenderer& render_chat, const std::vector<std::filesystem::path>& files,
                          const std::vector<std::string>& prompts, const DomainSettings& settings, std::int64_t vocab_size,
                          const std::string& who);

@@ -80,10 +80,38 @@ private:
             profile.coactivation[s] = at::mm(hot.t(), hot).round().to(at::kCPU, at::kLong);
             const at::Tensor log_p = at::log_softmax(r.logits.to(at::kFloat), -1);
             profile.entropy[s] = -(log_p.exp() * log_p).sum(-1).mean().item<double>();
+            const auto shown = std::min(std::ssize(texts_[static_cast<std::size_t>(s)].sample), static_cast<std::ptrdiff_t>(r.experts.size(0)));
+            profile.sample.push_back(r.experts.narrow(0, 0, shown).to(at::kCPU));
         }
         look_at_experts(moe, routed, profile);
         redundancy(moe, profile);
+        group(routed, profile);
         return profile;
+    }
+
+    // In how many groups a token's experts lie, for several ways to group them.
+    void group(const std::vector<RoutedLayer>& routed, LayerProfile& profile) const {
+        const std::int64_t experts = spec_.num_experts;
+        const auto add = [&](const char* by, std::int64_t size, const merge::Groups& groups) {
+            at::Tensor group_of = at::zeros({experts}, at::kLong);
+            for (std::size_t g = 0; g < groups.size(); ++g)
+                for (const std::int64_t e : groups[g]) group_of[e] = static_cast<std::int64_t>(g);
+            double touched = 0, chosen = 0;
+            for (const RoutedLayer& r : routed) {
+                const at::Tensor groups_NK = group_of.index_select(0, r.experts.to(at::kCPU).flatten()).view(r.experts.sizes());
+                touched += at::zeros({groups_NK.size(0), std::ssize(groups)}, at::kFloat).scatter_(1, groups_NK, 1.0f).sum(at::kDouble).item<double>();
+                chosen += static_cast<double>(r.experts.numel());
+            }
+            profile.groupings.push_back({by, size, chosen > 0 ? touched / chosen : 1});
+        };
+        at::Tensor together = profile.together();
+        together.fill_diagonal_(0);
+        for (const std::int64_t size : {2, 4, 8}) {
+            if (2 * size > experts) break;
+            add("co-activation", size, size == 2 ? profile.matching : merge::match_groups(together, size));
+            add("similarity", size, merge::match_groups(profile.similarity.to(at::kDouble), size));
+            add("chance", size, merge::random_groups(experts, size, static_cast<std::uint64_t>(profile.layer)));
+        }
     }
 
     // Needs the experts' own outputs.

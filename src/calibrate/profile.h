@@ -21,6 +21,14 @@ struct ProfiledText {
     std::string name;
     std::vector<model::StreamedBatch> batches;
     std::int64_t tokens = 0;
+    std::vector<std::string> sample;    // its first tokens as text, to be shown with their experts
+};
+
+/// Experts put together in one way, and what that would save at best.
+struct Grouping {
+    std::string by;                     // "co-activation", "similarity", "chance"
+    std::int64_t size = 2;
+    double touched = 1;                 // groups a token's experts lie in, over the number of those experts; mean over tokens
 };
 
 struct LayerProfile {
@@ -39,6 +47,8 @@ struct LayerProfile {
     double best_partner = 0;        // p: mean over experts, by tokens, of the largest P(partner active | expert active)
     double matched_partner = 0;     // the same for the partner that a maximum-weight matching gives
     merge::Groups matching;         // that matching
+    std::vector<Grouping> groupings;
+    std::vector<at::Tensor> sample; // [S] of [n, K] int64: the experts of each text's first tokens, heaviest first
 
     /// N_ij N / (N_i N_j) over all files, [E, E] f64; 1 for experts that ignore each other.
     at::Tensor lift(std::int64_t tokens) const;
@@ -54,6 +64,8 @@ struct Profile {
 
     /// The bound on the gain of reading the gate and up rows that two active partners share once: 1 / (1 - s p / 3).
     double speed_bound(double p) const { return 1 / (1 - expert_share * p / 3); }
+    /// The same for groups of any size: of the three matrices of an expert, two are read once a group.
+    double grouping_bound(const Grouping& grouping) const { return 1 / (1 - expert_share * (1 - grouping.touched) * 2 / 3); }
 };
 
 /// Runs `texts` through `model`. Error(unsupported) for a model without experts.
@@ -62,7 +74,8 @@ Profile profile_model(const arch::OpenModel& model, std::vector<ProfiledText> te
 /// The figures a person asks for first, and everything the report page draws.
 io::Json profile_json(const Profile& profile, bool with_matrices);
 
-/// A page that shows `profile` without any network: heat map, load, co-activation, curves.
-std::string profile_page(const Profile& profile, std::string_view model_name);
+/// A page that shows `profile` without any network: heat map, load, co-activation, groupings, curves, tokens. `zip` is what became of the
+/// model when it was zipped (surgery/zip_report.h), or null.
+std::string profile_page(const Profile& profile, std::string_view model_name, const io::Json& zip = {});
 
 }  // namespace mixwright::calibrate

@@ -17,7 +17,11 @@ io::Json rounded(double value) {
 
 io::Json list(const at::Tensor& tensor) {
     io::Json json = io::Json::array();
-    if (tensor.dim() == 1) {
+    if (tensor.dim() == 1 && tensor.scalar_type() == at::kLong) {
+        const at::Tensor values = tensor.contiguous();
+        const auto* v = values.const_data_ptr<std::int64_t>();
+        for (std::int64_t i = 0; i < values.size(0); ++i) json.push_back(v[i]);
+    } else if (tensor.dim() == 1) {
         const at::Tensor values = tensor.to(at::kDouble).contiguous();
         const auto* v = values.const_data_ptr<double>();
         for (std::int64_t i = 0; i < values.size(0); ++i) json.push_back(rounded(v[i]));
@@ -37,6 +41,18 @@ io::Json importance_curve(const at::Tensor& energy) {
         curve.push_back(neurons == 0 ? io::Json(0) : rounded(mean[neurons - 1].item<double>()));
     }
     return curve;
+}
+
+// The first tokens of each text with their experts: [layer][token][K].
+io::Json samples(const Profile& profile) {
+    io::Json all = io::Json::array();
+    for (std::size_t s = 0; s < profile.texts.size(); ++s) {
+        if (profile.texts[s].sample.empty()) continue;
+        io::Json experts = io::Json::array();
+        for (const LayerProfile& layer : profile.layers) experts.push_back(list(layer.sample[s]));
+        all.push_back({{"file", s}, {"pieces", profile.texts[s].sample}, {"experts", std::move(experts)}});
+    }
+    return all;
 }
 
 }  // namespace
@@ -60,6 +76,9 @@ io::Json profile_json(const Profile& profile, bool with_matrices) {
                       {"matched_partner_p", rounded(layer.matched_partner)},
                       {"speed_bound", rounded(profile.speed_bound(layer.matched_partner))},
                       {"matching", layer.matching}};
+        for (const Grouping& grouping : layer.groupings)
+            json["groupings"].push_back({{"by", grouping.by}, {"size", grouping.size}, {"touched", rounded(grouping.touched)},
+                                         {"speed_bound", rounded(profile.grouping_bound(grouping))}});
         if (with_matrices) {
             json["counts"] = list(layer.counts);
             json["gate_mass"] = list(layer.gate_mass);
@@ -71,13 +90,15 @@ io::Json profile_json(const Profile& profile, bool with_matrices) {
         }
         layers.push_back(std::move(json));
     }
-    return {{"tokens", profile.tokens},
+    io::Json result{{"tokens", profile.tokens},
             {"files", std::move(files)},
             {"expert_share", rounded(profile.expert_share)},
             {"best_partner_p", rounded(best)},
             {"matched_partner_p", rounded(matched)},
             {"speed_bound", rounded(profile.speed_bound(matched))},
             {"layers", std::move(layers)}};
+    if (with_matrices) result["samples"] = samples(profile);
+    return result;
 }
 
 }  // namespace mixwright::calibrate

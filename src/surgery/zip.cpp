@@ -8,8 +8,10 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 
+#include "calibrate/loss_gradients.h"
 #include "checkpoint/safetensors_source.h"
 #include "checkpoint/tensor_file.h"
 #include "error.h"
@@ -63,6 +65,7 @@ public:
           zipped_(plan.spec), num_fit_(text.num_fit) {
         for (const auto* batches : {&text.fit, &text.held_out}) batches_.insert(batches_.end(), batches->begin(), batches->end());
         model::ModelWeights ends;
+        if (needs_gradients(options)) gradients_.emplace(model, batches_, placement, workplace / "gradients");
         ends.embedding = model::load_tensor(model, "model.embed_tokens.weight", {model::scalar_type(model.tensors->at("model.embed_tokens.weight").dtype), placement.device});
         for (const model::StreamedBatch& batch : batches_) stream_.push_back(original_.embed(ends, batch.ids.to(placement.device), placement.dtype));
     }
@@ -123,7 +126,7 @@ private:
         for (std::int64_t e = 0; e < model_.spec.num_experts; ++e)
             if (routed.of(e).num_fit < model_.spec.expert_width) ++report.starved;
 
-        const ZipContext context{model_.spec, plan_.spec, block, routed, options_, layer};
+        const ZipContext context{model_.spec, plan_.spec, block, routed, options_, layer, gradients_ ? gradients_->behind(layer) : at::Tensor()};
         const bool all_kept = plan_.spec.num_experts == model_.spec.num_experts && plan_.spec.expert_width == model_.spec.expert_width;
         MadeBlock made = all_kept ? MadeBlock{.weights = block, .note = "all kept"} : make_block(context);
         report.note = made.note;
@@ -222,6 +225,7 @@ private:
     std::int64_t num_fit_;
     std::vector<model::StreamedBatch> batches_;
     std::vector<at::Tensor> stream_;  // [B, L, D] a batch
+    std::optional<calibrate::LossGradients> gradients_;
 };
 
 }  // namespace
@@ -246,6 +250,7 @@ void check_form(const arch::OpenModel& model, const ZipOptions& options) {
     if (spec.architecture->mlp == arch::MlpForm::plain) refuse("has experts without gates");
     if (!spec.architecture->packed.empty()) refuse("packs several tensors into one on disk");
     if (std::ranges::any_of(spec.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); })) refuse("chains its experts");
+    if (needs_gradients(options) && !arch::norm_names(spec.architecture->norm_placement).after_mlp.empty()) refuse("has norms behind its experts, which --method heapr does not see through");
     if (makes_narrower(options.method)) return;
     if (spec.num_groups > 1) refuse("chooses experts by groups, which must stay equally large (--method neuron keeps all experts)");
     const bool prunes = options.method == ZipMethod::reap || options.method == ZipMethod::frequency || options.method == ZipMethod::random;
@@ -294,6 +299,7 @@ std::vector<ZippedLayer> zip_layers(const arch::OpenModel& model, const calibrat
     const io::Json first{{"zip", identity}};
     if (journal.lines().empty() || journal.lines().front() != first) {
         if (!journal.lines().empty()) info("starting again: an input, option or text has changed since the interrupted run");
+        fs::remove_all(workplace / "gradients");
         journal.clear();
         journal.append(first);
     }

@@ -54,4 +54,22 @@ std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const Zi
     return card + "\n(squared error of the MoE block's output, relative)\n";
 }
 
+io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
+                         double expert_share) {
+    const double width_share = static_cast<double>(plan.spec.expert_width) / static_cast<double>(original.expert_width);
+    const double kept = width_share * static_cast<double>(plan.spec.num_experts) / static_cast<double>(original.num_experts);
+    io::Json by_layer = io::Json::array();
+    for (const ZippedLayer& layer : layers) by_layer.push_back(layer.json());
+    return {{"method", fmt::format("{}{}", zip_method_name(options.method), options.refit ? ", refitted" : "")},
+            {"kept_expert_bytes", kept},
+            {"width_share", width_share},
+            // Fewer experts leave a token with as many bytes to read as before.
+            {"speed_bound", 1 / (1 - expert_share * (1 - width_share))},
+            {"parameters_before", original.num_parameters()},
+            {"parameters", plan.spec.num_parameters()},
+            {"active_parameters_before", original.num_active_parameters()},
+            {"active_parameters", plan.spec.num_active_parameters()},
+            {"layers", std::move(by_layer)}};
+}
+
 }  // namespace mixwright::surgery

@@ -22,14 +22,21 @@ struct MethodName {
 };
 
 constexpr std::array methods{
-    MethodName{ZipMethod::neuron, "neuron", true},        MethodName{ZipMethod::reap, "reap", false},
-    MethodName{ZipMethod::frequency, "frequency", false}, MethodName{ZipMethod::random, "random", false},
-    MethodName{ZipMethod::average, "average", false},     MethodName{ZipMethod::zipit, "zipit", false},
-    MethodName{ZipMethod::hc_smoe, "hc-smoe", false},     MethodName{ZipMethod::mergemoe, "mergemoe", false},
-    MethodName{ZipMethod::ream, "ream", false},
+    MethodName{ZipMethod::neuron, "neuron", true},        MethodName{ZipMethod::heapr, "heapr", true},
+    MethodName{ZipMethod::reap, "reap", false},           MethodName{ZipMethod::frequency, "frequency", false},
+    MethodName{ZipMethod::random, "random", false},       MethodName{ZipMethod::average, "average", false},
+    MethodName{ZipMethod::zipit, "zipit", false},         MethodName{ZipMethod::hc_smoe, "hc-smoe", false},
+    MethodName{ZipMethod::mergemoe, "mergemoe", false},   MethodName{ZipMethod::ream, "ream", false},
 };
 
-constexpr std::array<std::string_view, 2> planned{"typed", "heapr"};
+constexpr std::array<std::string_view, 1> planned{"typed"};
+
+// HEAPr (arXiv 2509.22299, section 3.2): what a neuron's part o_k = g a_k D_k of the output does to the loss, to second order with the
+// Fisher matrix for the Hessian: s_k = 1/2 E[o_k^T G G^T o_k], G the gradient with respect to the block's output. gated [n, F], gradients
+// [n, D], down [D, F] -> [F] f64. The sum over tokens, not the mean: it ranks the neurons of one expert only.
+at::Tensor heapr_scores(const at::Tensor& gated, const at::Tensor& gradients, const at::Tensor& down) {
+    return (at::mm(gradients, down) * gated).square().sum(0, false, at::kDouble) / 2;
+}
 
 ops::Mlp narrowed(const ops::Mlp& expert, const std::vector<std::int64_t>& kept, const at::Tensor& down) {
     const at::Tensor index = at::tensor(kept, at::kLong);
@@ -40,15 +47,17 @@ ops::Mlp narrowed(const ops::Mlp& expert, const std::vector<std::int64_t>& kept,
     return narrow;
 }
 
-// The neurons of one expert that its own output needs most, and their maps.
+// The neurons of one expert that its own output, or the loss, needs most, and their maps.
 ops::Mlp fewer_neurons(const ZipContext& context, const ops::Mlp& expert, const calibrate::ExpertTokens& reach, std::int64_t width) {
-    const at::Tensor a = expert_activations(expert, context.routed.inputs.index_select(0, reach.tokens)) *
-                         (reach.gates * context.routed.weights.index_select(0, reach.tokens)).unsqueeze(1);
+    const at::Tensor gated = expert_activations(expert, context.routed.inputs.index_select(0, reach.tokens)) * reach.gates.unsqueeze(1);
+    const at::Tensor a = gated * context.routed.weights.index_select(0, reach.tokens).unsqueeze(1);
     const at::Tensor& down = expert.down.weight;
-    if (!context.options.refit) {
-        const auto kept = merge::largest(merge::output_energy(a.square().sum(0), down), width);
-        return narrowed(expert, kept, down.index_select(1, at::tensor(kept, at::kLong)));
-    }
+    const bool by_loss = context.options.method == ZipMethod::heapr;
+    std::vector<std::int64_t> largest;
+    if (by_loss || !context.options.refit)
+        largest = merge::largest(by_loss ? heapr_scores(gated, context.gradients.index_select(0, reach.tokens), down)
+                                         : merge::output_energy(a.square().sum(0), down), width);
+    if (!context.options.refit) return narrowed(expert, largest, down.index_select(1, at::tensor(largest, at::kLong)));
     merge::NormalEquations fit(a.size(1), down.size(0)), held_out(a.size(1), down.size(0));
     const auto add = [&](merge::NormalEquations& equations, std::int64_t begin, std::int64_t count) {
         const at::Tensor rows = a.narrow(0, begin, count);
@@ -56,7 +65,7 @@ ops::Mlp fewer_neurons(const ZipContext& context, const ops::Mlp& expert, const 
     };
     add(fit, 0, reach.num_fit);
     add(held_out, reach.num_fit, a.size(0) - reach.num_fit);
-    const merge::RefitNeurons refit = merge::select_and_refit(fit, held_out, down, width);
+    const merge::RefitNeurons refit = by_loss ? merge::refit(fit, held_out, down, std::move(largest)) : merge::select_and_refit(fit, held_out, down, width);
     return narrowed(expert, refit.kept, refit.down);
 }
 
@@ -123,9 +132,12 @@ std::string_view zip_method_name(ZipMethod method) {
 
 bool makes_narrower(ZipMethod method) { return std::ranges::find(methods, method, &MethodName::method)->narrower; }
 
+bool needs_gradients(const ZipOptions& options) { return options.method == ZipMethod::heapr; }
+
 MadeBlock make_block(const ZipContext& context) {
     switch (context.options.method) {
-        case ZipMethod::neuron: return fewer_neurons_each(context);
+        case ZipMethod::neuron:
+        case ZipMethod::heapr: return fewer_neurons_each(context);
         case ZipMethod::reap:
         case ZipMethod::frequency:
         case ZipMethod::random: return fewer_experts(context);

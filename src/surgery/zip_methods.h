@@ -16,7 +16,7 @@
 
 namespace mixwright::surgery {
 
-enum class ZipMethod { neuron, reap, frequency, random, average, zipit, hc_smoe, mergemoe, ream };
+enum class ZipMethod { neuron, heapr, reap, frequency, random, average, zipit, hc_smoe, mergemoe, ream };
 enum class ZipGrouping { coactivation, similarity, random };
 
 struct ZipOptions {
@@ -38,6 +38,7 @@ struct ZipContext {
     const calibrate::RoutedLayer& routed;   // on the original block
     const ZipOptions& options;
     std::int64_t layer = 0;
+    at::Tensor gradients = {};              // [N, D] of the loss with respect to the block's output, when needs_gradients() of the options
 };
 
 struct MadeBlock {
@@ -51,6 +52,9 @@ ZipMethod zip_method(std::string_view name);
 std::string_view zip_method_name(ZipMethod method);
 /// Whether the method makes experts narrower (the router stays as it is) rather than fewer.
 bool makes_narrower(ZipMethod method);
+
+/// Whether the method looks at the gradient of the loss, and so at the whole model before the first layer is made.
+bool needs_gradients(const ZipOptions& options);
 
 MadeBlock make_block(const ZipContext& context);
 

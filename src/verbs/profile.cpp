@@ -2,24 +2,15 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <filesystem>
-#include <span>
-
-#include "arch/open_tokenizer.h"
-#include "calibrate/domain_tokens.h"
 #include "calibrate/profile.h"
 #include "checkpoint/tensor_file.h"
-#include "data/conversations.h"
-#include "error.h"
-#include "io/file.h"
 #include "verbs/model_options.h"
+#include "verbs/profiled_texts.h"
 #include "verbs/resource_use.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
 namespace {
-
-namespace fs = std::filesystem;
 
 checkpoint::OutputTensor output_tensor(std::string name, Dtype dtype, const at::Tensor& values) {
     const at::Tensor t = values.to(at::kCPU, model::scalar_type(dtype)).contiguous();
@@ -40,20 +31,9 @@ public:
 
     void run(const CommonOptions& common) override {
         const arch::OpenModel model = arch::open_model(model_);
-        const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(model_);
-        auto chat = arch::open_chat_template(model_);
-        const data::ChatRenderer render_chat = chat ? data::chat_renderer(std::move(*chat)) : data::ChatRenderer();
-        std::vector<calibrate::ProfiledText> texts;
-        for (const std::string& path : data_) {
-            const calibrate::DomainSettings settings{.tokens = tokens_, .context = std::min(context_, model.spec.max_positions), .held_out = 0.5};
-            calibrate::DomainTokens tokens = calibrate::read_domain(tokenizer, render_chat, {path}, {}, settings, model.spec.vocab_size, path);
-            calibrate::ProfiledText text{.name = printable(fs::path(path).lexically_normal().filename().string()), .tokens = tokens.num_fit + tokens.num_held_out};
-            for (auto* part : {&tokens.fit, &tokens.held_out}) text.batches.insert(text.batches.end(), part->begin(), part->end());
-            texts.push_back(std::move(text));
-        }
-        const calibrate::Profile profile = calibrate::profile_model(model, std::move(texts), placement_for(common, model, "float32"));
+        const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens_, context_), placement_for(common, model, "float32"));
         write(profile);
-        if (!report_.empty()) write_page(calibrate::profile_page(profile, fs::path(model_).lexically_normal().filename().string()));
+        if (!report_.empty()) write_page(report_, calibrate::profile_page(profile, last_name(model_)));
         print(common, profile);
     }
 
@@ -79,12 +59,6 @@ private:
         const auto* bytes = reinterpret_cast<const std::byte*>(summary.data());
         tensors.push_back({{"summary.json", Dtype::u8, {std::ssize(summary)}}, checkpoint::OwnedBytes(bytes, bytes + summary.size())});
         checkpoint::write_tensor_file(output_, std::move(tensors));
-    }
-
-    void write_page(const std::string& page) const {
-        io::File file = io::File::open_or_create(report_);
-        file.truncate(0);
-        file.write_at(0, std::as_bytes(std::span(page)));
     }
 
     void print(const CommonOptions& common, const calibrate::Profile& profile) const {

@@ -16,6 +16,7 @@
 #include "surgery/zip.h"
 #include "surgery/zip_card.h"
 #include "verbs/model_options.h"
+#include "verbs/profiled_texts.h"
 #include "verbs/resource_use.h"
 #include "verbs/verb_table.h"
 
@@ -34,7 +35,7 @@ public:
         app.add_option("--tokens", tokens_, "calibrate on this many tokens")->check(CLI::Range(64, 1 << 28))->capture_default_str();
         app.add_option("--ctx", context_, "tokens of a sequence")->check(CLI::Range(8, 1 << 20))->capture_default_str();
         app.add_option("--keep", options_.keep, "share of the experts' bytes to keep")->check(CLI::Range(0.01, 1.0))->capture_default_str();
-        app.add_option("--method", method_, "neuron, reap, frequency, random, average, zipit, hc-smoe, mergemoe, ream")->capture_default_str();
+        app.add_option("--method", method_, "neuron, heapr, reap, frequency, random, average, zipit, hc-smoe, mergemoe, ream")->capture_default_str();
         app.add_option("--group", group_, "what average and zipit pair experts by")->check(CLI::IsMember({"coactivation", "similarity", "random"}))->capture_default_str();
         app.add_option("--group-size", options_.group_size, "experts made into one by average and zipit")->check(CLI::Range(2, 8))->capture_default_str();
         app.add_option("--alpha", options_.alpha, "zipit: what a merged feature's similarities are multiplied by")->capture_default_str();
@@ -48,7 +49,7 @@ public:
         app.add_flag("--card,!--no-card", card_, "write a model card, README.md (on by default)");
         app.add_flag("--force", write_.force, "replace OUT when it exists");
         app.add_flag("--resume", write_.resume, "go on behind the last layer of an interrupted run");
-        app.add_option("--report", report_)->group("");
+        app.add_option("--report", report_, "a page that shows the routing and what was made: a .html file");
     }
 
     void run(const CommonOptions& common) override {
@@ -79,6 +80,7 @@ public:
         if (card_) output.files.push_back({"README.md", zip_card(model, plan, options_, layers, text, fs::path(out_).lexically_normal().filename().string())});
         const checkpoint::WriteResult written = checkpoint::write_model(output, out_, write_);
         fs::remove_all(workplace);
+        if (!report_.empty()) write_report(model, plan, layers, placement);
         report(common, model.spec, plan.spec, layers, written, std::chrono::duration<double>(Clock::now() - start).count());
     }
 
@@ -86,13 +88,16 @@ private:
     void refuse_later_options() const {
         if (format_ == "zipped")
             throw Error(ErrorCode::unsupported, "--format zipped is not there yet", "--format standard keeps the architecture and loads everywhere");
-        if (!report_.empty())
-            throw Error(ErrorCode::unsupported, "zip --report is not there yet", "mixwright profile MOE --report FILE.html shows the original's routing");
+    }
+
+    void write_report(const arch::OpenModel& model, const surgery::ZipPlan& plan, const std::vector<surgery::ZippedLayer>& layers, const model::Placement& placement) const {
+        const std::int64_t tokens = std::max<std::int64_t>(64, tokens_ / std::ssize(data_));
+        const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens, context_), placement);
+        write_page(report_, calibrate::profile_page(profile, last_name(out_), surgery::zip_report_json(model.spec, plan, options_, layers, profile.expert_share)));
     }
 
     calibrate::DomainTokens read_text(const arch::OpenModel& model) const {
-        auto chat = arch::open_chat_template(model_);
-        const data::ChatRenderer render_chat = chat ? data::chat_renderer(std::move(*chat)) : data::ChatRenderer();
+        const data::ChatRenderer render_chat = data::chat_renderer_of(model_);
         const calibrate::DomainSettings settings{.tokens = tokens_, .context = std::min(context_, model.spec.max_positions), .held_out = 0.1};
         return calibrate::read_domain(arch::open_tokenizer(model_), render_chat, {data_.begin(), data_.end()}, {}, settings, model.spec.vocab_size, "--data");
     }

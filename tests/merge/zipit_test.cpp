@@ -57,8 +57,9 @@ at::Tensor random_similarity(std::int64_t size, std::uint64_t seed) {
     return correlation(at::mm(z.t(), z).to(at::kDouble) / static_cast<double>(3 * size), z.mean(0).to(at::kDouble));
 }
 
+constexpr ZipItOptions settings[] = {{2, 0.3, 0.125}, {2, 1e-4, 0.075}, {2, 1.0, 1.0}, {2, 0.5, 0.0}, {4, 0.3, 0.2}, {1, 0.9, 1.0}};
+
 TEST(ZipIt, MergesAsTheFullSearchDoes) {
-    const ZipItOptions settings[] = {{2, 0.3, 0.125}, {2, 1e-4, 0.075}, {2, 1.0, 1.0}, {2, 0.5, 0.0}, {4, 0.3, 0.2}, {1, 0.9, 1.0}};
     for (const std::int64_t size : {8, 24, 64})
         for (const ZipItOptions& options : settings)
             for (std::uint64_t seed = 0; seed < 4; ++seed)
@@ -70,9 +71,13 @@ TEST(ZipIt, MergesAsTheFullSearchDoes) {
                 }
 }
 
-TEST(ZipIt, MergesAsTheFullSearchDoesOnAFullExpertPair) {
-    const at::Tensor similarity = random_similarity(512, 11);
-    EXPECT_EQ(zipit_groups(similarity, 256, {}), plain_zipit(similarity, 256, {}));
+TEST(ZipIt, MergesAsTheFullSearchDoesOnFullExpertPairs) {
+    for (const std::int64_t size : {256, 512})
+        for (const ZipItOptions& options : settings) {
+            const at::Tensor similarity = random_similarity(size, 11);
+            EXPECT_EQ(zipit_groups(similarity, size / 2, options), plain_zipit(similarity, size / 2, options))
+                << size << " features, alpha " << options.alpha << ", beta " << options.beta << ", models " << options.models;
+        }
 }
 
 TEST(ZipIt, EqualSimilaritiesGoInOrder) {

@@ -86,7 +86,7 @@ def test_the_page_stands_on_its_own(tmp_path):
     data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S).group(1))
     assert data["files"][0]["name"] == "<b>.txt" and len(data["layers"]) == 3
     assert page.count("<script") == 2 and page.rstrip().endswith("</html>")
-    assert "prefers-color-scheme:dark" in page
+    assert "prefers-color-scheme: dark" in page
 
 
 def test_a_dense_model_is_refused(tmp_path):

@@ -81,7 +81,7 @@ def test_fewer_experts_load_in_transformers(place, method, tmp_path):
         expect_transformers_agrees(tmp_path / refit, tmp_path)
 
 
-@pytest.mark.parametrize("method", ["neuron", *FEWER])
+@pytest.mark.parametrize("method", ["neuron", "heapr", *FEWER])
 def test_least_squares_never_loses_on_the_text_it_saw(place, method, tmp_path):
     layers = {refit: zipped(place, "qwen2_moe", tmp_path / refit, "--keep", 0.5, "--method", method, "--refit", refit, "--sequential", "off")["layers"]
               for refit in ["none", "ls"]}

@@ -1,9 +1,9 @@
 """`mixwright bench` beside transformers (the fastest of its experts implementations) and llama.cpp (built for this CPU).
 
-    python bench/inference/run.py BINARY [small] [wide] [--runs N] [--without llama.cpp,transformers]
+    python bench/inference/run.py BINARY [small] [wide] [--runs N] [--prompts 8] [--without llama.cpp,built,transformers]
 
 small: four SmolLM2-135M as one Mixtral (747 MB). wide: a random Qwen3-MoE of 16 layers with 32 experts, 4 a token (1.7 GB).
-Prefill: 8 prompts of 512 tokens, the logits of each last token. Decoding: 64 tokens, one sequence. Every round runs each
+Prefill: prompts of 512 tokens, the logits of each last token. Decoding: 64 tokens, one sequence. Every round runs each
 program once, one after the other, so that what else the machine does falls on all; the medians over the rounds are printed,
 and the ratios as medians of the ratios within a round. RSS is the peak of the process."""
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build/bench/inference"
 LLAMA = ROOT / "build/llama-bench"
 NODE = ROOT / "build/node"
-PROMPTS, LENGTH, GENERATED = 8, 512, 64
+LENGTH, GENERATED = 512, 64
 
 
 def child(command, **options):
@@ -77,42 +77,42 @@ def wide(binary):
 
 # ---- the programs -------------------------------------------------------------------------------------------------
 
-def mixwright(binary, model, *options):
-    out, rss = child([binary, "bench", model, "-p", LENGTH, "-b", PROMPTS, "-n", GENERATED, "-r", 1, "--json", "--progress", "none", *options])
+def mixwright(binary, model, prompts, *options):
+    out, rss = child([binary, "bench", model, "-p", LENGTH, "-b", prompts, "-n", GENERATED, "-r", 1, "--json", "--progress", "none", *options])
     result = json.loads(out)
     return {"prefill": result["prefill_tokens_per_second"], "decode": result["decode_tokens_per_second"], "load": result["load_seconds"], "rss": rss}
 
 
-def transformers_worker(model_dir, implementation):
+def transformers_worker(model_dir, implementation, prompts):
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(os.cpu_count())
     start = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16, experts_implementation=implementation).eval()
-    ids = torch.randint(3, 40000, (PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(3, 40000, (int(prompts), LENGTH), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         model(ids[:1, :1])
         load = time.perf_counter() - start
         start = time.perf_counter()
         model(ids, logits_to_keep=1).logits.argmax(-1)
-        prefill = PROMPTS * LENGTH / (time.perf_counter() - start)
+        prefill = ids.numel() / (time.perf_counter() - start)
         start = time.perf_counter()
         model.generate(ids[:1, :1], max_new_tokens=GENERATED, min_new_tokens=GENERATED, do_sample=False, pad_token_id=0)
         decode = GENERATED / (time.perf_counter() - start)
     print(json.dumps({"prefill": prefill, "decode": decode, "load": load}))
 
 
-def transformers(model, implementation):
-    out, rss = child([sys.executable, __file__, "--worker", model, implementation])
+def transformers(model, implementation, prompts):
+    out, rss = child([sys.executable, __file__, "--worker", model, implementation, prompts])
     return {**json.loads(out.splitlines()[-1]), "rss": rss}
 
 
-def fastest_implementation(model):
+def fastest_implementation(model, prompts):
     found = {}
     for implementation in ("grouped_mm", "batched_mm", "eager"):
         try:
-            found[implementation] = transformers(model, implementation)["prefill"]
+            found[implementation] = transformers(model, implementation, prompts)["prefill"]
         except RuntimeError as error:
             print(f"  transformers, {implementation}: {str(error).splitlines()[-1]}")
     return max(found, key=found.get)
@@ -152,15 +152,16 @@ def llama_prebuilt(gguf):
 
 # ---- the comparison -----------------------------------------------------------------------------------------------
 
-def compare(name, binary, model, runs, without):
-    programs = {"mixwright bf16": lambda: mixwright(binary, model), "mixwright int8": lambda: mixwright(binary, model, "--quant", "int8"),
-                "mixwright int4": lambda: mixwright(binary, model, "--quant", "int4")}
+def compare(name, binary, model, runs, prompts, without):
+    programs = {"mixwright bf16": lambda: mixwright(binary, model, prompts), "mixwright int8": lambda: mixwright(binary, model, prompts, "--quant", "int8"),
+                "mixwright int4": lambda: mixwright(binary, model, prompts, "--quant", "int4")}
     if "transformers" not in without:
-        implementation = fastest_implementation(model)
-        programs[f"transformers {implementation}"] = lambda: transformers(model, implementation)
+        implementation = fastest_implementation(model, 1)
+        programs[f"transformers {implementation}"] = lambda: transformers(model, implementation, prompts)
     if "llama.cpp" not in without:
         for kind in ("bf16", "q8_0"):
-            programs[f"llama.cpp {kind}"] = lambda gguf=as_gguf(model, kind): llama(gguf)
+            if "built" not in without:
+                programs[f"llama.cpp {kind}"] = lambda gguf=as_gguf(model, kind): llama(gguf)
             programs[f"llama.cpp {kind}, npm"] = lambda gguf=as_gguf(model, kind): llama_prebuilt(gguf)
     rounds = [{program: run() for program, run in programs.items()} for _ in range(runs)]
 
@@ -185,12 +186,13 @@ def main():
     parser.add_argument("binary")
     parser.add_argument("cases", nargs="*", choices=["small", "wide", []], default=["small", "wide"])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--without", default="", help="llama.cpp,transformers")
+    parser.add_argument("--prompts", type=int, default=8, help="of 512 tokens, read at a time")
+    parser.add_argument("--without", default="", help="llama.cpp, transformers, or built: llama.cpp compiled here (the one of npm stays)")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     for case in arguments.cases:
         model = {"small": small, "wide": wide}[case](arguments.binary)
-        compare(case, arguments.binary, model, arguments.runs, arguments.without.split(","))
+        compare(case, arguments.binary, model, arguments.runs, arguments.prompts, arguments.without.split(","))
 
 
 if __name__ == "__main__":

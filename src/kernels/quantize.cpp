@@ -67,56 +67,83 @@ void to_int8(const float* x, std::int64_t cols, std::int8_t* out, float* scale) 
     }
 }
 
-// A group as it will be stored: what its 4-bit codes stand for.
+// Steps tried for a group: its range in so many levels.
+constexpr std::int64_t candidates = 8;
+HWY_ALIGN constexpr float levels[candidates] = {13.5f, 14.0f, 14.5f, 15.0f, 15.5f, 16.0f, 16.5f, 17.0f};
+
+// A group as it is stored: bf16 scale and least value, and 4-bit codes.
 struct GroupCode {
-    std::uint16_t scale = 0, least = 0;  // bf16
-    float error = std::numeric_limits<float>::infinity();
+    std::uint16_t scale = 0, least = 0;
     std::uint8_t codes[int4_group] = {};
 };
 
-// Codes of `x` for a scale and a least value, and their squared error under weights w (0 where there is no column).
-GroupCode coded(const float* x, const float* w, float scale, float least) {
-    GroupCode group{.scale = narrow(scale), .least = narrow(least), .error = 0};
-    const float step = widen(group.scale), from = widen(group.least), inverse = step > 1e-30f ? 1.0f / step : 0.0f;
-    for (std::int64_t j = 0; j < int4_group; ++j) {
-        const float code = std::floor(std::clamp((x[j] - from) * inverse + 0.5f, 0.0f, 15.0f)), off = from + step * code - x[j];
-        group.codes[j] = static_cast<std::uint8_t>(code);
-        group.error += w[j] * off * off;
-    }
-    return group;
-}
+// A group of weights and how much each counts: large ones more, because they carry more of a product; absent ones not at all.
+struct Group {
+    HWY_ALIGN float x[int4_group] = {};
+    HWY_ALIGN float w[int4_group] = {};
+    float lowest = 0, range = 0, sum_w = 0, sum_wy = 0;  // y = x - lowest
 
-// The best of several: codes for steps around range / 15, then for these codes the scale and the least value with the
-// smallest squared error, in closed form. Large weights count more, because they carry more of a product.
-GroupCode best_code(const float* x, std::int64_t present, float lowest, float highest) {
-    float w[int4_group] = {}, square = 0;
-    for (std::int64_t j = 0; j < present; ++j) square += x[j] * x[j];
-    const float root = std::sqrt(square / static_cast<float>(present));
-    float sum_w = 0, sum_x = 0;
-    for (std::int64_t j = 0; j < present; ++j) {
-        w[j] = root + std::abs(x[j]);
-        sum_w += w[j];
-        sum_x += w[j] * x[j];
-    }
-    GroupCode best = coded(x, w, (highest - lowest) / 15.0f, lowest);
-    if (!(highest - lowest > 1e-30f)) return best;
-    constexpr float levels[] = {13.5f, 14.0f, 14.5f, 15.0f, 15.5f, 16.0f, 16.5f, 17.0f};
-    for (const float level : levels) {
-        const float inverse = level / (highest - lowest);
-        float sum_q = 0, sum_qq = 0, sum_qx = 0;
-        for (std::int64_t j = 0; j < int4_group; ++j) {
-            const float code = std::floor(std::clamp((x[j] - lowest) * inverse + 0.5f, 0.0f, 15.0f));
-            sum_q += w[j] * code;
-            sum_qq += w[j] * code * code;
-            sum_qx += w[j] * code * x[j];
+    Group(const float* values, std::int64_t present, const Range& bounds) : lowest(bounds.lowest), range(bounds.highest - bounds.lowest) {
+        const hn::CappedTag<float, int4_group> d;
+        const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+        std::copy_n(values, present, x);
+        auto squares = hn::Zero(d);
+        for (std::int64_t j = 0; j < int4_group; j += lanes) squares = hn::MulAdd(hn::Load(d, x + j), hn::Load(d, x + j), squares);
+        const float root = std::sqrt(hn::GetLane(hn::SumOfLanes(d, squares)) / static_cast<float>(present));
+        for (std::int64_t j = 0; j < present; ++j) {
+            w[j] = root + std::abs(x[j]);
+            sum_w += w[j];
+            sum_wy += w[j] * (x[j] - lowest);
         }
-        const float determinant = sum_w * sum_qq - sum_q * sum_q, scale = (sum_w * sum_qx - sum_q * sum_x) / determinant;
-        if (!(determinant > 0) || !(scale > 0)) continue;
-        // The least value is fitted to the scale as it is stored.
-        const GroupCode group = coded(x, w, scale, (sum_x - widen(narrow(scale)) * sum_q) / sum_w);
-        if (group.error < best.error) best = group;
     }
-    return best;
+};
+
+// For each candidate the codes of its step, and for these codes the scale and the least value with the smallest squared
+// error, in closed form. The one whose error is smallest as it is stored wins. A lane is a candidate.
+GroupCode best_code(const Group& group) {
+    const hn::CappedTag<float, candidates> d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const auto half = hn::Set(d, 0.5f), highest_code = hn::Set(d, 15.0f), zero = hn::Zero(d);
+    HWY_ALIGN float scale[candidates], least[candidates], inverse[candidates], codes_sum[candidates], error[candidates];
+    const auto to_step = hn::Set(d, 1.0f / group.range);
+    for (std::int64_t c = 0; c < candidates; c += lanes) {
+        const auto inverse_step = hn::Mul(hn::Load(d, levels + c), to_step);
+        auto q = zero, qq = zero, qy = zero;
+        for (std::int64_t j = 0; j < int4_group; ++j) {
+            const auto y = hn::Set(d, group.x[j] - group.lowest), code = hn::Floor(hn::Min(hn::MulAdd(y, inverse_step, half), highest_code));
+            const auto weighted = hn::Mul(hn::Set(d, group.w[j]), code);
+            q = hn::Add(q, weighted);
+            qq = hn::MulAdd(weighted, code, qq);
+            qy = hn::MulAdd(weighted, y, qy);
+        }
+        const auto sum_w = hn::Set(d, group.sum_w);
+        const auto determinant = hn::Sub(hn::Mul(sum_w, qq), hn::Mul(q, q));
+        hn::Store(hn::Div(hn::Sub(hn::Mul(sum_w, qy), hn::Mul(q, hn::Set(d, group.sum_wy))), determinant), d, scale + c);
+        hn::Store(q, d, codes_sum + c);
+    }
+    for (std::int64_t c = 0; c < candidates; ++c) {
+        const bool fitted = scale[c] > 0 && scale[c] < group.range;  // not where all codes are one
+        scale[c] = widen(narrow(fitted ? scale[c] : group.range / 15.0f));
+        // The least value is fitted to the scale as it is stored.
+        least[c] = widen(narrow(fitted ? group.lowest + (group.sum_wy - scale[c] * codes_sum[c]) / group.sum_w : group.lowest));
+        inverse[c] = scale[c] > 1e-30f ? 1.0f / scale[c] : 0.0f;
+    }
+    for (std::int64_t c = 0; c < candidates; c += lanes) {
+        const auto step = hn::Load(d, scale + c), from = hn::Load(d, least + c), inverse_step = hn::Load(d, inverse + c);
+        auto sum = zero;
+        for (std::int64_t j = 0; j < int4_group; ++j) {
+            const auto x = hn::Set(d, group.x[j]);
+            const auto code = hn::Floor(hn::Clamp(hn::MulAdd(hn::Sub(x, from), inverse_step, half), zero, highest_code));
+            const auto off = hn::Sub(hn::MulAdd(step, code, from), x);
+            sum = hn::MulAdd(hn::Mul(off, off), hn::Set(d, group.w[j]), sum);
+        }
+        hn::Store(sum, d, error + c);
+    }
+    const std::int64_t best = std::min_element(error, error + candidates) - error;
+    GroupCode result{.scale = narrow(scale[best]), .least = narrow(least[best])};
+    for (std::int64_t j = 0; j < int4_group; ++j)
+        result.codes[j] = static_cast<std::uint8_t>(std::clamp((group.x[j] - least[best]) * inverse[best] + 0.5f, 0.0f, 15.0f));
+    return result;
 }
 
 // Two groups (64 columns) of a row, `count` of them there, into 32 bytes; `scales` and `least` of both.
@@ -125,13 +152,14 @@ void to_int4(const float* x, std::int64_t count, std::uint8_t* out, std::uint16_
     for (std::int64_t g = 0; g < 2; ++g) {
         const std::int64_t present = std::clamp<std::int64_t>(count - g * int4_group, 0, int4_group);
         if (present == 0) continue;
-        float values[int4_group] = {};
-        std::copy_n(x + g * int4_group, present, values);
+        const float* values = x + g * int4_group;
         const Range range = range_of(values, present);
-        if (range.finite)
-            groups[g] = best_code(values, present, range.lowest, range.highest);
-        else
+        if (!range.finite)
             groups[g].scale = groups[g].least = narrow(std::nanf(""));
+        else if (range.highest - range.lowest > 1e-30f)
+            groups[g] = best_code(Group(values, present, range));
+        else
+            groups[g].least = narrow(range.lowest);
     }
     for (std::int64_t g = 0; g < 2; ++g) scales[g] = groups[g].scale, least[g] = groups[g].least;
     for (std::int64_t j = 0; j < int4_group; ++j) out[j] = static_cast<std::uint8_t>(groups[0].codes[j] | groups[1].codes[j] << 4);

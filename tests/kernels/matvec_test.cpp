@@ -103,7 +103,8 @@ INSTANTIATE_TEST_SUITE_P(, Matvec, testing::Values(Format::f32, Format::bf16, Fo
 TEST(Quantize, ErrorsAreThoseOfTheBits) {
     // A step of s gives a mean square of s^2 / 12; the range of a normal row or group sets s.
     EXPECT_LT(Sample(Format::int8, 16, 512).error, std::pow(3.5 / 127, 2) / 12);
-    EXPECT_LT(Sample(Format::int4, 16, 512).error, std::pow(4.2 / 15, 2) / 12);
+    // Fitted groups do better than steps of their range, 4.2 in the mean.
+    EXPECT_LT(Sample(Format::int4, 16, 512).error, std::pow(3.85 / 15, 2) / 12);
 }
 
 TEST(Quantize, ConstantsAndZerosAreExact) {

@@ -82,12 +82,15 @@ std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const Zi
 
 io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
                          double expert_share) {
-    const double width_share = static_cast<double>(plan.spec.expert_width) / static_cast<double>(original.expert_width);
-    const double kept = width_share * static_cast<double>(plan.spec.num_experts) / static_cast<double>(original.num_experts);
+    double width_share = static_cast<double>(plan.spec.expert_width) / static_cast<double>(original.expert_width);
+    if (options.format == ZipFormat::zipped && !layers.empty() && layers.front().typed) {
+        width_share = 0;  // of unequal experts: what a token reads of them
+        for (const ZippedLayer& layer : layers) width_share += layer.typed->read / static_cast<double>(layers.size());
+    }
     io::Json by_layer = io::Json::array();
     for (const ZippedLayer& layer : layers) by_layer.push_back(layer.json());
     return {{"method", fmt::format("{}{}", zip_method_name(options.method), options.refit ? ", refitted" : "")},
-            {"kept_expert_bytes", kept},
+            {"kept_expert_bytes", kept_expert_bytes(original, plan.spec)},
             {"width_share", width_share},
             // Fewer experts leave a token with as many bytes to read as before.
             {"speed_bound", 1 / (1 - expert_share * (1 - width_share))},

@@ -72,6 +72,7 @@ struct MoeTable {
     bool groups_by_method = false;               // ... only when topk_method is group_limited_greedy
     bool weigh_input = false;                    // the weight multiplies what an expert sees, not what it says
     bool chained = false;                        // inner_iter, inner_residual, outer_residual, use_igate are honoured
+    bool zipped = false;                         // experts share rows of their projections: zipped_experts is honoured
     bool expert_bias = false;                    // the experts' projections have biases
     NormTopk norm_topk = NormTopk::always;
     SharedGate shared_gate = SharedGate::none;
@@ -144,7 +145,8 @@ struct Architecture {
 
 /// Every architecture, one line each in registry.cpp.
 std::span<const Architecture* const> registry();
-/// The row for a config.json model_type; Error(unsupported) with the nearest names. "chained_X" is X with chains of experts.
+/// The row for a config.json model_type; Error(unsupported) with the nearest names. "chained_X" is X with chains of experts,
+/// "zipped_X" is X with experts that share rows.
 const Architecture& find_architecture(std::string_view model_type);
 
 // ---- one model ------------------------------------------------------------------------------------------------
@@ -179,6 +181,25 @@ struct Chain {
     bool operator==(const Chain&) const = default;
 };
 
+/// The neurons of one expert of a zipped layer: rows [first, first + width) of its group's gate and up.
+struct ExpertWindow {
+    std::int64_t group = 0, first = 0, width = 0;
+    bool operator==(const ExpertWindow&) const = default;
+};
+
+/// Experts that share rows: groups of them have one gate and one up projection [rows, D], and each expert reads a window of
+/// it. A window has a down projection [D, width] of its own. An expert that shares nothing is a group of one.
+struct ZippedExperts {
+    std::vector<std::int64_t> rows;              // of each group
+    std::vector<ExpertWindow> windows;           // of each expert
+    bool operator==(const ZippedExperts&) const = default;
+
+    /// Sizes in units of D elements: every row of gate and up once, every column of a down projection.
+    std::int64_t size() const;
+    /// The mean width of a window.
+    double mean_width() const;
+};
+
 struct LayerSpec {
     LayerKind kind = LayerKind::dense;
     std::int64_t sliding_window = 0;             // 0: full attention
@@ -186,6 +207,7 @@ struct LayerSpec {
     bool rope = true;                            // false: the layer does not rotate
     bool local_rope = false;                     // it rotates by ModelSpec::local_rope
     std::optional<Chain> chain;                  // of a MoE layer
+    std::optional<ZippedExperts> zipped;         // of a MoE layer
     bool operator==(const LayerSpec&) const = default;
 };
 
@@ -217,7 +239,7 @@ struct ModelSpec {
     std::optional<Rope> local_rope;
     std::vector<LayerSpec> layers;               // [num_layers]
 
-    // MoE; zero without
+    // MoE; zero without. Of zipped layers, expert_width is what no window exceeds.
     std::int64_t num_experts = 0, top_k = 0, expert_width = 0, shared_width = 0;
     bool norm_topk_prob = true;
     double routed_scaling_factor = 1.0;
@@ -235,7 +257,9 @@ struct ModelSpec {
     std::int64_t value_dim() const noexcept { return latent ? latent->v_dim : head_dim; }
     /// Times a MoE layer runs: 1 without a chain.
     std::int64_t iterations(std::int64_t layer) const;
-    /// Parameters in total, and those a token passes through (top_k of the experts).
+    /// Neurons of an expert of a MoE layer.
+    std::int64_t width_of(std::int64_t layer, std::int64_t expert) const;
+    /// Parameters in total, and those a token passes through (top_k of the experts; of unequal ones, that many of the mean size).
     std::int64_t num_parameters() const;
     std::int64_t num_active_parameters() const;
 };
@@ -257,10 +281,14 @@ struct TensorSlot {
     std::vector<std::int64_t> shape;
     TensorRole role = TensorRole::other;
     std::int64_t layer = -1, expert = -1;        // -1: none
+
+    std::int64_t elements() const;
 };
 
 /// Every tensor a model of this spec has in the canonical per-expert layout, in order of computation. Tied heads are left out.
 std::vector<TensorSlot> tensor_slots(const ModelSpec& spec);
+/// The elements of `slot` that count when `active_experts` of its layer run.
+std::int64_t active_elements(const ModelSpec& spec, const TensorSlot& slot, std::int64_t active_experts);
 
 /// Names of the tensors of one MLP of width F: gate [F, D] (empty in a plain MLP), up [F, D], down [D, F].
 struct MlpNames {
@@ -270,6 +298,8 @@ MlpNames dense_mlp_names(const Architecture& architecture, std::int64_t layer);
 /// Those of Llama and its kin.
 MlpNames dense_mlp_names(std::int64_t layer);
 MlpNames expert_names(const Architecture& architecture, std::int64_t layer, std::int64_t expert);
+/// Gate and up of a group of a zipped layer: "model.layers.N.mlp.experts.groups.G.gate_proj.weight"; it has no down.
+MlpNames expert_group_names(const Architecture& architecture, std::int64_t layer, std::int64_t group);
 MlpNames shared_expert_names(const Architecture& architecture, std::int64_t layer);
 /// The norms of a layer in order of use, after "model.layers.N.": before and after attention, before and after the MLP.
 /// Empty where the placement has none.

@@ -110,6 +110,22 @@ OpenModel open_model(checkpoint::Checkpoint checkpoint) {
     return model;
 }
 
+std::shared_ptr<const TensorSource> expert_tensors(const OpenModel& model, std::int64_t layer, std::int64_t expert) {
+    const auto& zipped = model.spec.layers[static_cast<std::size_t>(layer)].zipped;
+    if (!zipped) return model.tensors;
+    const ExpertWindow window = zipped->windows[static_cast<std::size_t>(expert)];
+    const MlpNames own = expert_names(*model.spec.architecture, layer, expert), group = expert_group_names(*model.spec.architecture, layer, window.group);
+    const std::int64_t hidden = model.spec.hidden_size;
+    std::vector<Piece> pieces;
+    for (const auto& [name, rows] : {std::pair{own.gate, group.gate}, std::pair{own.up, group.up}}) {
+        const TensorInfo& disk = model.tensors->at(rows);
+        pieces.push_back({{name, disk.dtype, {window.width, hidden}}, &disk, window.first * hidden, hidden, 1});
+    }
+    const TensorInfo& down = model.tensors->at(own.down);
+    pieces.push_back({down, &down, 0, window.width, 1});
+    return std::make_shared<CanonicalTensors>(model.tensors, std::move(pieces));
+}
+
 OpenModel open_model(std::string_view model) { return open_model(checkpoint::open_checkpoint(model)); }
 
 }  // namespace mixwright::arch

@@ -26,4 +26,7 @@ OpenModel open_model(std::string_view model);
 /// The canonical view of an already opened checkpoint.
 OpenModel open_model(checkpoint::Checkpoint checkpoint);
 
+/// Gate, up and down of one expert under their canonical per-expert names, also where it shares rows with others.
+std::shared_ptr<const checkpoint::TensorSource> expert_tensors(const OpenModel& model, std::int64_t layer, std::int64_t expert);
+
 }  // namespace mixwright::arch

@@ -4,7 +4,6 @@
 
 #include <deque>
 
-#include "arch/remote/remote_modules.h"
 #include "error.h"
 
 namespace mixwright::arch {
@@ -53,20 +52,6 @@ const Architecture& chained_form_of(const Architecture& architecture) {
     if (chained == nullptr)
         throw Error(ErrorCode::unsupported, fmt::format("{} has no experts to chain", architecture.model_type), "chain a mixture of experts");
     return *chained;
-}
-
-RemoteCode remote_code(const ModelSpec& spec) {
-    if (!spec.architecture->moe || !spec.architecture->moe->chained) return {};
-    const std::string_view type = spec.architecture->model_type;
-    const auto map = [](std::string_view module, std::string_view config, std::string_view model) {
-        return io::Json{{"AutoConfig", fmt::format("{}.{}", module, config)}, {"AutoModelForCausalLM", fmt::format("{}.{}", module, model)}};
-    };
-    if (!type.starts_with(prefix))
-        return {"modeling_coe_deepseekv2.py", std::string(remote::modeling_coe_deepseekv2), map("modeling_coe_deepseekv2", "CoeDeepseekv2Config", "CoeDeepseekv2ForCausalLM")};
-    std::string text(remote::modeling_chained);
-    constexpr std::string_view blank = "BASE = \"\"";
-    text.replace(text.find(blank), blank.size(), fmt::format("BASE = \"{}\"", type.substr(prefix.size())));
-    return {"modeling_chained.py", std::move(text), map("modeling_chained", "ChainedConfig", "ChainedForCausalLM")};
 }
 
 }  // namespace mixwright::arch

@@ -1,8 +1,6 @@
-// Chains of experts for every MoE architecture of the registry (Chain in architecture.h), and the module that teaches
-// transformers to run them.
+// Chains of experts for every MoE architecture of the registry (Chain in architecture.h).
 #pragma once
 
-#include <string>
 #include <string_view>
 
 #include "arch/architecture.h"
@@ -13,13 +11,5 @@ namespace mixwright::arch {
 const Architecture* chained_form(std::string_view model_type);
 /// The same for the architecture itself: coe_deepseekv2 is its own. Error(unsupported) when it has no experts.
 const Architecture& chained_form_of(const Architecture& architecture);
-
-/// Code that goes with the weights of a chained model. A default one of `text` when transformers needs none.
-struct RemoteCode {
-    std::string file;      // "modeling_coe_deepseekv2.py"
-    std::string text;
-    io::Json auto_map;     // of config.json
-};
-RemoteCode remote_code(const ModelSpec& spec);
 
 }  // namespace mixwright::arch

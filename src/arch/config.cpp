@@ -7,6 +7,7 @@
 #include "arch/config_reader.h"
 #include "arch/layer_pattern.h"
 #include "arch/rope_config.h"
+#include "arch/zipped.h"
 #include "error.h"
 
 namespace mixwright::arch {
@@ -202,6 +203,7 @@ ModelSpec parse_config(const io::Json& json, std::string_view source) {
 
     if (architecture.moe) parse_moe(*architecture.moe, config, spec);
     spec.layers = parse_layers(config, architecture, spec.num_layers);
+    if (architecture.moe && architecture.moe->zipped) parse_zipped(config, spec);
     for (const LayerSpec& layer : spec.layers)
         if (layer.kind == LayerKind::dense && spec.intermediate_size == 0) config.fail("intermediate_size", "is missing");
 

@@ -6,6 +6,7 @@
 
 #include "arch/architecture.h"
 #include "arch/chained.h"
+#include "arch/zipped.h"
 #include "error.h"
 #include "nearest.h"
 
@@ -25,7 +26,8 @@ std::span<const Architecture* const> registry() {
 }
 
 const Architecture& find_architecture(std::string_view model_type) {
-    if (const Architecture* chained = chained_form(model_type)) return *chained;
+    for (const Architecture* derived : {chained_form(model_type), zipped_form(model_type)})
+        if (derived != nullptr) return *derived;
     std::vector<std::string_view> names;
     for (const Architecture* row : registry()) {
         if (row->model_type == model_type) return *row;

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "arch/rope_config.h"
+#include "arch/zipped.h"
 #include "error.h"
 
 namespace mixwright::arch {
@@ -211,6 +212,10 @@ void render_moe(Json& config, const ModelSpec& spec) {
     if (moe.scores == RouterScores::sparsemixer) config["router_jitter_noise"] = spec.router_jitter;
     if (moe.scores == RouterScores::sigmoid) config["scoring_func"] = "sigmoid";
     if (moe.chained && std::ranges::any_of(spec.layers, [](const LayerSpec& l) { return l.chain.has_value(); })) render_chain(config, spec);
+    if (moe.zipped) {
+        Json& layers = config["zipped_experts"] = Json::array();
+        for (const LayerSpec& layer : spec.layers) layers.push_back(layer.zipped ? zipped_json(*layer.zipped) : Json());
+    }
     if (moe.interleaved) {
         Json& layers = config["moe_layers"] = Json::array();
         for (std::size_t layer = 0; layer < spec.layers.size(); ++layer)
@@ -249,6 +254,8 @@ void add_graph_reasons(const ModelSpec& spec, const Architecture& architecture, 
                 (!own.root_scaled_embedding && spec.embedding_multiplier != 1 && !architecture.multipliers) ||
                 ((spec.residual_multiplier != 1 || spec.logits_divisor != 1) && !architecture.multipliers),
             "cannot say the model's multipliers");
+    const bool zipped = std::ranges::any_of(spec.layers, [](const LayerSpec& l) { return l.zipped.has_value(); });
+    differs(zipped != (architecture.moe && architecture.moe->zipped), zipped ? "has no experts that share rows" : "needs experts that share rows");
     differs(std::ranges::any_of(spec.layers, [](const LayerSpec& l) { return l.chain.has_value(); }) && (!architecture.moe || !architecture.moe->chained),
             "has no chains of experts");
 }

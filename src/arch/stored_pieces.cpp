@@ -69,7 +69,7 @@ private:
         // Routers of transformers 5 in memory have one name in every architecture.
         if (slot.role == TensorRole::router && slot.name == layer_tensor(slot.layer, architecture_.moe->router))
             if (const TensorInfo* disk = source_.find(layer_tensor(slot.layer, "mlp.gate.weight")); disk && disk->shape == slot.shape) return whole(slot, *disk);
-        if (slot.role == TensorRole::expert)
+        if (slot.role == TensorRole::expert && !architecture_.moe->zipped)
             if (auto piece = find_fused(slot)) return piece;
         problem(fmt::format("{} {} is missing", printable(slot.name), shape_text(slot.shape)));
         return std::nullopt;

@@ -1,6 +1,8 @@
 // Which tensors a model has: names and shapes of the canonical per-expert layout.
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "arch/architecture.h"
 
 namespace mixwright::arch {
@@ -22,11 +24,23 @@ MlpNames dense_mlp_names(std::int64_t layer) {
     return dense_mlp_names(plain, layer);
 }
 
-MlpNames expert_names(const Architecture& architecture, std::int64_t layer, std::int64_t expert) {
-    const MoeTable& moe = *architecture.moe;
-    const std::string prefix = layer_tensor(layer, fmt::format("{}.{}.", moe.experts, expert));
+namespace {
+
+MlpNames names_under(const MoeTable& moe, const std::string& prefix) {
     if (moe.expert_names == ExpertNames::w1_w2_w3) return {prefix + "w1.weight", prefix + "w3.weight", prefix + "w2.weight"};
     return {prefix + "gate_proj.weight", prefix + "up_proj.weight", prefix + "down_proj.weight"};
+}
+
+}  // namespace
+
+MlpNames expert_names(const Architecture& architecture, std::int64_t layer, std::int64_t expert) {
+    return names_under(*architecture.moe, layer_tensor(layer, fmt::format("{}.{}.", architecture.moe->experts, expert)));
+}
+
+MlpNames expert_group_names(const Architecture& architecture, std::int64_t layer, std::int64_t group) {
+    MlpNames names = names_under(*architecture.moe, layer_tensor(layer, fmt::format("{}.groups.{}.", architecture.moe->experts, group)));
+    names.down.clear();
+    return names;
 }
 
 MlpNames shared_expert_names(const Architecture& architecture, std::int64_t layer) {
@@ -152,12 +166,25 @@ private:
             if (moe.router_bias) add(sibling(router, "bias"), {spec_.num_experts}, TensorRole::router_bias);
             if (moe.correction_bias) add(sibling(router, "e_score_correction_bias"), {spec_.num_experts}, TensorRole::router_bias);
         }
-        for (expert_ = 0; expert_ < spec_.num_experts; ++expert_)
-            add_mlp(expert_names(architecture_, layer_, expert_), spec_.expert_width, TensorRole::expert, moe.expert_bias);
+        if (const auto& zipped = spec_.layers[static_cast<std::size_t>(layer_)].zipped)
+            add_zipped(*zipped);
+        else
+            for (expert_ = 0; expert_ < spec_.num_experts; ++expert_)
+                add_mlp(expert_names(architecture_, layer_, expert_), spec_.expert_width, TensorRole::expert, moe.expert_bias);
         expert_ = -1;
         if (spec_.shared_width == 0) return;
         add_mlp(shared_expert_names(architecture_, layer_), spec_.shared_width, TensorRole::shared_expert);
         if (moe.shared_gate == SharedGate::sigmoid) add_in_layer(moe.shared_gate_name, {1, spec_.hidden_size}, TensorRole::shared_gate);
+    }
+
+    void add_zipped(const ZippedExperts& zipped) {
+        for (std::size_t g = 0; g < zipped.rows.size(); ++g) {
+            const MlpNames names = expert_group_names(architecture_, layer_, static_cast<std::int64_t>(g));
+            add(names.gate, {zipped.rows[g], spec_.hidden_size}, TensorRole::expert);
+            add(names.up, {zipped.rows[g], spec_.hidden_size}, TensorRole::expert);
+        }
+        for (expert_ = 0; expert_ < spec_.num_experts; ++expert_)
+            add(expert_names(architecture_, layer_, expert_).down, {spec_.hidden_size, zipped.windows[static_cast<std::size_t>(expert_)].width}, TensorRole::expert);
     }
 
     const ModelSpec& spec_;
@@ -166,22 +193,35 @@ private:
     std::int64_t layer_ = -1, expert_ = -1;
 };
 
-// Elements of all tensors, counting each expert `experts_counted` / num_experts times.
-std::int64_t count_parameters(const ModelSpec& spec, std::int64_t experts_counted) {
-    std::int64_t count = 0;
-    for (const TensorSlot& slot : tensor_slots(spec)) {
-        if (slot.role == TensorRole::expert && slot.expert >= experts_counted) continue;
-        std::int64_t elements = 1;
-        for (const std::int64_t dim : slot.shape) elements *= dim;
-        count += elements;
-    }
-    return count;
-}
-
 }  // namespace
 
 std::vector<TensorSlot> tensor_slots(const ModelSpec& spec) { return SlotList(spec).build(); }
-std::int64_t ModelSpec::num_parameters() const { return count_parameters(*this, num_experts); }
-std::int64_t ModelSpec::num_active_parameters() const { return count_parameters(*this, top_k); }
+
+std::int64_t TensorSlot::elements() const {
+    std::int64_t elements = 1;
+    for (const std::int64_t dim : shape) elements *= dim;
+    return elements;
+}
+
+std::int64_t active_elements(const ModelSpec& spec, const TensorSlot& slot, std::int64_t active_experts) {
+    if (slot.role != TensorRole::expert) return slot.elements();
+    const auto& zipped = spec.layers[static_cast<std::size_t>(slot.layer)].zipped;
+    if (!zipped) return slot.expert < active_experts ? slot.elements() : 0;
+    // Experts of several widths: as many as are active, of the mean width, counted with the first of them.
+    const double neurons = static_cast<double>(active_experts) * zipped->mean_width();
+    return slot.expert == 0 ? std::llround(3 * neurons * static_cast<double>(spec.hidden_size)) : 0;
+}
+
+std::int64_t ModelSpec::num_parameters() const {
+    std::int64_t count = 0;
+    for (const TensorSlot& slot : tensor_slots(*this)) count += slot.elements();
+    return count;
+}
+
+std::int64_t ModelSpec::num_active_parameters() const {
+    std::int64_t count = 0;
+    for (const TensorSlot& slot : tensor_slots(*this)) count += active_elements(*this, slot, top_k);
+    return count;
+}
 
 }  // namespace mixwright::arch

@@ -123,7 +123,8 @@ private:
         for (std::int64_t e = 0; e < spec_.num_experts; ++e) {
             const ops::Mlp& expert = moe.experts[static_cast<std::size_t>(e)];
             outputs.push_back(expert(x).to(at::kFloat).flatten());
-            at::Tensor energy = at::zeros({spec_.expert_width}, at::kDouble);
+            const std::int64_t width = spec_.width_of(profile.layer, e);
+            at::Tensor energy = at::zeros({width}, at::kDouble);
             std::int64_t count = 0;
             for (std::size_t s = 0; s < routed.size(); ++s) {
                 const ExpertTokens reach = routed[s].of(e);
@@ -135,7 +136,7 @@ private:
                 count += reach.tokens.size(0);
             }
             if (count > 0)
-                profile.neuron_energy[e] = (merge::output_energy(energy, expert.down.weight.to(at::kCPU)) / static_cast<double>(count)).to(at::kFloat);
+                profile.neuron_energy[e].narrow(0, 0, width) = (merge::output_energy(energy, expert.down.weight.to(at::kCPU)) / static_cast<double>(count)).to(at::kFloat);
             check_interrupted();
         }
         const at::Tensor flat = at::stack(outputs), unit = flat / flat.norm(2, {1}, true).clamp_min(1e-12);
@@ -147,14 +148,17 @@ private:
         // The Gram matrix of the stacked experts, projection by projection: never all of them at once in f32.
         at::Tensor gram = at::zeros({experts, experts}, at::kDouble);
         const auto add = [&](const auto& weight_of) {
+            // Experts may differ in width: what one does not have is zero.
+            std::int64_t longest = 0;
+            for (const ops::Mlp& expert : moe.experts) longest = std::max(longest, weight_of(expert).numel());
             std::vector<at::Tensor> rows;
-            for (const ops::Mlp& expert : moe.experts) rows.push_back(weight_of(expert).flatten());
+            for (const ops::Mlp& expert : moe.experts) rows.push_back(at::constant_pad_nd(weight_of(expert).flatten(), {0, longest - weight_of(expert).numel()}));
             const at::Tensor stacked = at::stack(rows);
             gram.add_(at::mm(stacked, stacked.t()).to(at::kCPU, at::kDouble));
         };
         add([](const ops::Mlp& m) { return m.gate.weight; });
         add([](const ops::Mlp& m) { return m.up.weight; });
-        add([](const ops::Mlp& m) { return m.down.weight; });
+        add([](const ops::Mlp& m) { return m.down.weight.t(); });
         profile.shared_mean_energy = (gram.mean() / gram.diagonal().mean()).item<double>();
         const at::Tensor energies = at::linalg_eigvalsh(gram).flip({0}).clamp_min(0), cumulative = energies.cumsum(0) / energies.sum();
         profile.rank90 = static_cast<double>(cumulative.lt(0.9).sum().item<std::int64_t>() + 1) / static_cast<double>(experts);

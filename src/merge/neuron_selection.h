@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "merge/least_squares.h"
@@ -33,6 +34,9 @@ enum class Greedy {
 /// is little text: it also makes a neuron with large old weights dearer. O(n^3) in blocks; 2 n^2 doubles of memory.
 /// Error(usage) unless 0 <= count <= n.
 Selection select_neurons(const NormalEquations& equations, std::int64_t count, Greedy greedy = Greedy::automatic);
+
+/// The same by removal alone, down to `count`; those in `always` are never removed. Error(usage) unless always <= count <= n.
+Selection remove_neurons(const NormalEquations& equations, std::int64_t count, std::span<const std::int64_t> always);
 
 /// For candidates too many for select_neurons(): the `count` largest scores, ascending indices. scores [n].
 std::vector<std::int64_t> largest(const at::Tensor& scores, std::int64_t count);

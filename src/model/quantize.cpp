@@ -45,6 +45,7 @@ void quantize_layer(const arch::ModelSpec& spec, std::int64_t layer, LayerWeight
         // Latent attention takes this one apart and multiplies with its parts.
         if (!name.ends_with("kv_b_proj")) quantize_linear(linear, format);
     });
+    bind_experts(spec, layer, weights);
 }
 
 void quantize_head(ModelWeights& weights, Format) {

@@ -28,6 +28,7 @@ LayerWeights empty_layer(const arch::ModelSpec& spec, std::int64_t layer) {
         weights.moe.routers.resize(arch::router_names(spec, layer).size());
         for (ops::Mlp& expert : weights.moe.experts) shape(expert);
         shape(weights.moe.shared);
+        if (const auto& zipped = spec.layers[static_cast<std::size_t>(layer)].zipped) weights.moe.groups.resize(zipped->rows.size());
     }
     return weights;
 }
@@ -103,8 +104,19 @@ void visit_linears(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights
         mlp(arch::dense_mlp_names(*spec.architecture, layer), weights.mlp);
         return;
     }
-    for (std::int64_t e = 0; e < spec.num_experts; ++e)
-        mlp(arch::expert_names(*spec.architecture, layer, e), weights.moe.experts[static_cast<std::size_t>(e)]);
+    for (std::size_t g = 0; g < weights.moe.groups.size(); ++g) {
+        const arch::MlpNames names = arch::expert_group_names(*spec.architecture, layer, static_cast<std::int64_t>(g));
+        visit(without_weight(names.gate), weights.moe.groups[g].gate);
+        visit(without_weight(names.up), weights.moe.groups[g].up);
+    }
+    for (std::int64_t e = 0; e < spec.num_experts; ++e) {
+        const arch::MlpNames names = arch::expert_names(*spec.architecture, layer, e);
+        ops::Mlp& expert = weights.moe.experts[static_cast<std::size_t>(e)];
+        if (weights.moe.groups.empty())
+            mlp(names, expert);
+        else
+            visit(without_weight(names.down), expert.down);
+    }
     if (spec.shared_width > 0) mlp(arch::shared_expert_names(*spec.architecture, layer), weights.moe.shared);
 }
 
@@ -187,10 +199,22 @@ void visit_tensors(const arch::ModelSpec& spec, ModelWeights& weights,
     if (spec.lm_head_bias) visit("lm_head.bias", weights.lm_head_bias);
 }
 
+void bind_experts(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights) {
+    const auto& zipped = spec.layers[static_cast<std::size_t>(layer)].zipped;
+    if (!zipped) return;
+    for (std::size_t e = 0; e < weights.moe.experts.size(); ++e) {
+        const arch::ExpertWindow& window = zipped->windows[e];
+        const ExpertGroup& group = weights.moe.groups[static_cast<std::size_t>(window.group)];
+        weights.moe.experts[e].gate = group.gate.rows(window.first, window.width);
+        weights.moe.experts[e].up = group.up.rows(window.first, window.width);
+    }
+}
+
 LayerWeights load_layer(const arch::OpenModel& model, std::int64_t layer, const Placement& placement) {
     LayerWeights weights = empty_layer(model.spec, layer);
     visit_layer_tensors(model.spec, layer, weights,
                         [&](const std::string& name, at::Tensor& tensor) { tensor = load_tensor(model, name, placement_of(name, placement)); });
+    bind_experts(model.spec, layer, weights);
     return weights;
 }
 

@@ -24,9 +24,15 @@ struct AttentionWeights {
     at::Tensor q_a_norm, kv_a_norm;    // [rq], [r]
 };
 
+/// Rows of gate and up that experts of a zipped layer share (arch::ZippedExperts).
+struct ExpertGroup {
+    ops::Linear gate, up;          // [rows, D]
+};
+
 struct MoeWeights {
     std::vector<ops::RouterWeights> routers;  // one, or one for each iteration of a chain
     std::vector<ops::Mlp> experts; // [E]; with empty weights when they are in the stack
+    std::vector<ExpertGroup> groups;          // of a zipped layer: what the experts' gates and ups are views of
     ops::ExpertStack stack;        // all experts as one operation, for training; undefined otherwise
     ops::Mlp shared;               // undefined weights without shared experts
     at::Tensor shared_gate;        // [1, D], or undefined
@@ -61,6 +67,10 @@ at::ScalarType scalar_type(Dtype dtype);
 /// The tensor `name` of `model`. Where dtype and device agree with the file it is a view of the mapped file: it must not
 /// be written to. Error(not_found) when it is missing.
 at::Tensor load_tensor(const arch::OpenModel& model, const std::string& name, const Placement& placement);
+
+/// Makes the experts of a zipped layer views of their groups' rows: to be called when tensors of the groups were replaced. Other
+/// layers stay as they are.
+void bind_experts(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights);
 
 LayerWeights load_layer(const arch::OpenModel& model, std::int64_t layer, const Placement& placement);
 /// Everything but the layers.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <vector>
 
 #include "ops/expert_loops.h"
 #include "ops/expert_products.h"
@@ -11,52 +12,118 @@
 
 namespace mixwright::ops {
 
+namespace {
+
+constexpr std::int64_t piece = 64;  // rows of weights
+
+// One of the experts that run.
+struct Active {
+    kernels::Weights gate, up, down;
+    std::span<const std::int32_t> tokens;
+    const float* weights;
+    std::int32_t first_slot;           // of its tokens, in `hidden`
+    // Rows it has in common with another (views of one tensor): they are computed with those of the first of the two.
+    const Active* partner = nullptr;
+    std::int64_t shared_begin = 0, shared_end = 0, partner_begin = 0;
+    bool leads = false;
+
+    bool left_to_partner(std::int64_t row) const { return partner != nullptr && !leads && row >= shared_begin && row < shared_end; }
+    bool shared(std::int64_t row) const { return partner != nullptr && row >= shared_begin && row < shared_end; }
+};
+
+// Marks the rows that two of `active` share.
+void pair_up(std::vector<Active>& active) {
+    for (std::size_t b = 1; b < active.size(); ++b) {
+        for (std::size_t a = 0; a < b && active[b].partner == nullptr; ++a) {
+            Active &first = active[a], &second = active[b];
+            if (first.partner != nullptr || first.gate.format != second.gate.format) continue;
+            const std::int64_t row = kernels::row_bytes(first.gate.format, first.gate.cols);
+            const auto* start = static_cast<const std::byte*>(first.gate.values);
+            const auto distance = static_cast<const std::byte*>(second.gate.values) - start;
+            const auto up_distance = static_cast<const std::byte*>(second.up.values) - static_cast<const std::byte*>(first.up.values);
+            if (distance != up_distance || distance % row != 0) continue;
+            const std::int64_t shift = distance / row, begin = std::max<std::int64_t>(0, shift), end = std::min(first.gate.rows, shift + second.gate.rows);
+            if (begin >= end) continue;
+            first.partner = &second, first.shared_begin = begin, first.shared_end = end, first.partner_begin = begin - shift, first.leads = true;
+            second.partner = &first, second.shared_begin = begin - shift, second.shared_end = end - shift, second.partner_begin = begin;
+        }
+    }
+}
+
+// hidden rows [begin, end) of `tokens` at their places in h, `stride` apart.
+struct Destination {
+    std::span<const std::int32_t> tokens;
+    float* h;
+};
+
+void run_rows(const Active& expert, std::int64_t begin, std::int64_t end, const kernels::Activations& x, std::span<const std::int32_t> tokens,
+              std::span<const Destination> destinations, std::int64_t stride) {
+    std::array<float, max_skinny_rows * piece> gate, up;
+    kernels::multiply(expert.gate, begin, end, x, tokens, gate.data() - begin, piece);
+    kernels::multiply(expert.up, begin, end, x, tokens, up.data() - begin, piece);
+    for (const Destination& to : destinations)
+        for (std::size_t i = 0; i < to.tokens.size(); ++i) {
+            const auto at = static_cast<std::size_t>(std::ranges::find(tokens, to.tokens[i]) - tokens.begin()) * piece;
+            silu_mul(&gate[at], &up[at], end - begin, to.h + static_cast<std::int64_t>(i) * stride);
+        }
+}
+
+}  // namespace
+
 void ExpertProducts::run_few(std::span<const std::size_t> chosen) const {
-    constexpr std::int64_t piece = 64;  // rows of weights
     const std::int64_t D = x.size(1);
-    struct Group {
-        kernels::Weights gate, up, down;
-        std::span<const std::int32_t> tokens;
-        const float* weights;
-        std::int32_t first_slot;  // in `hidden`
-    };
-    std::vector<Group> groups;
+    std::vector<Active> active;
     std::int32_t slots = 0;
     std::int64_t widest = 0;  // experts may differ in width
     for (const std::size_t e : chosen) {
         const auto first = static_cast<std::size_t>(assignments.begin[e]), count = static_cast<std::size_t>(assignments.count(e));
-        groups.push_back({kernel_weights(experts[e].gate, D), kernel_weights(experts[e].up, D), kernel_weights(experts[e].down, experts[e].gate.weight.size(0)),
+        active.push_back({kernel_weights(experts[e].gate, D), kernel_weights(experts[e].up, D), kernel_weights(experts[e].down, experts[e].gate.weight.size(0)),
                           {&assignments.token[first], count}, &assignments.weight[first], slots});
         slots += static_cast<std::int32_t>(count);
-        widest = std::max(widest, groups.back().gate.rows);
+        widest = std::max(widest, active.back().gate.rows);
     }
+    pair_up(active);
 
-    const kernels::Activations rows_of_x = activations_for(groups.front().gate.format, x);
+    const kernels::Activations rows_of_x = activations_for(active.front().gate.format, x);
     const at::Tensor hidden = at::zeros({slots, widest}, at::kFloat);
     auto* h = hidden.mutable_data_ptr<float>();
-    const std::int64_t pieces = (widest + piece - 1) / piece;
-    share_work(pieces * static_cast<std::int64_t>(groups.size()), [&](std::int64_t unit) {
-        const Group& group = groups[static_cast<std::size_t>(unit / pieces)];
-        const std::int64_t begin = unit % pieces * piece, end = std::min(group.gate.rows, begin + piece);
-        if (begin >= end) return;
-        std::array<float, max_skinny_rows * piece> gate, up;
-        kernels::multiply(group.gate, begin, end, rows_of_x, group.tokens, gate.data() - begin, piece);
-        kernels::multiply(group.up, begin, end, rows_of_x, group.tokens, up.data() - begin, piece);
-        for (std::size_t i = 0; i < group.tokens.size(); ++i)
-            silu_mul(&gate[i * piece], &up[i * piece], end - begin, h + (group.first_slot + static_cast<std::int64_t>(i)) * widest + begin);
+    struct Rows {
+        const Active* expert;
+        std::int64_t begin, end;
+    };
+    std::vector<Rows> rows;
+    for (const Active& expert : active)
+        for (std::int64_t begin = 0, end = 0; begin < expert.gate.rows; begin = end) {
+            end = std::min(expert.gate.rows, begin + piece);
+            for (const std::int64_t cut : {expert.shared_begin, expert.shared_end})
+                if (cut > begin && cut < end) end = cut;
+            if (!expert.left_to_partner(begin)) rows.push_back({&expert, begin, end});
+        }
+    share_work(static_cast<std::int64_t>(rows.size()), [&](std::int64_t unit) {
+        const auto [expert, begin, end] = rows[static_cast<std::size_t>(unit)];
+        const auto place = [&](const Active& e, std::int64_t row) { return Destination{e.tokens, h + e.first_slot * widest + row}; };
+        const Destination own = place(*expert, begin);
+        if (!expert->shared(begin)) return run_rows(*expert, begin, end, rows_of_x, expert->tokens, {&own, 1}, widest);
+        const Destination theirs = place(*expert->partner, expert->partner_begin + begin - expert->shared_begin);
+        std::array<std::int32_t, 2 * max_skinny_rows> both;
+        auto last = std::ranges::copy(own.tokens, both.begin()).out;
+        last = std::ranges::copy_if(theirs.tokens, last, [&](std::int32_t token) { return std::ranges::find(own.tokens, token) == own.tokens.end(); }).out;
+        const std::span<const std::int32_t> tokens(both.begin(), last);
+        if (std::ssize(tokens) <= max_skinny_rows) return run_rows(*expert, begin, end, rows_of_x, tokens, std::array{own, theirs}, widest);
+        for (const Destination& to : {own, theirs}) run_rows(*expert, begin, end, rows_of_x, to.tokens, {&to, 1}, widest);
     });
 
-    const kernels::Activations hidden_rows = activations_for(groups.front().down.format, hidden);
+    const kernels::Activations hidden_rows = activations_for(active.front().down.format, hidden);
     std::vector<std::int32_t> slot_numbers(static_cast<std::size_t>(slots));
     std::iota(slot_numbers.begin(), slot_numbers.end(), 0);
     share_work((D + piece - 1) / piece, [&](std::int64_t unit) {
         const std::int64_t begin = unit * piece, end = std::min(D, begin + piece);
         std::array<float, max_skinny_rows * piece> out;
-        for (const Group& group : groups) {
-            const std::span rows(&slot_numbers[static_cast<std::size_t>(group.first_slot)], group.tokens.size());
-            kernels::multiply(group.down, begin, end, hidden_rows, rows, out.data() - begin, piece);
-            for (std::size_t i = 0; i < group.tokens.size(); ++i)
-                add_weighted(&out[i * piece], group.weights[i], end - begin, y + group.tokens[i] * D + begin);
+        for (const Active& expert : active) {
+            const std::span rows(&slot_numbers[static_cast<std::size_t>(expert.first_slot)], expert.tokens.size());
+            kernels::multiply(expert.down, begin, end, hidden_rows, rows, out.data() - begin, piece);
+            for (std::size_t i = 0; i < expert.tokens.size(); ++i)
+                add_weighted(&out[i * piece], expert.weights[i], end - begin, y + expert.tokens[i] * D + begin);
         }
     });
 }

@@ -17,6 +17,13 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
     return y;
 }
 
+Linear Linear::rows(std::int64_t first, std::int64_t count) const {
+    Linear part = *this;
+    for (at::Tensor* tensor : {&part.weight, &part.bias, &part.lora_b, &part.scales})
+        if (tensor->defined()) *tensor = tensor->narrow(0, first, count);
+    return part;
+}
+
 std::array<at::Tensor, 3> project(const Linear& a, const Linear& b, const Linear& c, const at::Tensor& x) {
     const std::array linears{&a, &b, &c};
     if (!skinny_applies(linears, x)) return {a(x), b(x), c(x)};

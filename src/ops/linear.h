@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <cstdint>
 
 namespace mixwright::ops {
 
@@ -16,6 +17,9 @@ struct Linear {
 
     /// x [..., in] -> [..., out], in the dtype of x, which must be that of the weight. Differentiable unless quantised.
     at::Tensor operator()(const at::Tensor& x) const;
+
+    /// Outputs [first, first + count) alone: views of the same weights.
+    Linear rows(std::int64_t first, std::int64_t count) const;
 };
 
 /// Three maps of one input, as queries, keys and values are: one pass over the weights where that is faster.

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "arch/render_config.h"
+#include "arch/zipped.h"
 #include "error.h"
 #include "surgery/moe_plan.h"
 
@@ -63,7 +64,8 @@ std::int64_t widest_dense_layer(const ModelSpec& moe) {
     return any ? moe.intermediate_size : 0;
 }
 
-DenseTwin dense_twin(const ModelSpec& moe, std::int64_t width) {
+DenseTwin dense_twin(const ModelSpec& mixture, std::int64_t width) {
+    const ModelSpec moe = arch::unzipped(mixture, mixture.expert_width);
     const std::string_view name = moe.architecture->model_type;
     if (surgery::moe_layers(moe).empty())
         throw Error(ErrorCode::mismatch, fmt::format("a {} model without MoE layers: there is nothing to split", name));

@@ -16,8 +16,8 @@ using checkpoint::TensorBytes;
 using checkpoint::TensorInfo;
 using checkpoint::TensorSource;
 
-MlpBlock stored_block(const arch::OpenModel& moe, const arch::MlpNames& names, double scale) {
-    return {moe.tensors, moe.tensors->at(names.gate), moe.tensors->at(names.up), moe.tensors->at(names.down), scale};
+MlpBlock stored_block(const std::shared_ptr<const TensorSource>& tensors, const arch::MlpNames& names, double scale) {
+    return {tensors, tensors->at(names.gate), tensors->at(names.up), tensors->at(names.down), scale};
 }
 
 std::vector<TensorInfo> block_infos(std::int64_t hidden_size, std::int64_t width, std::string_view prefix) {
@@ -99,14 +99,14 @@ std::int64_t width_of(const LayerMlp& mlp) {
 }
 
 MlpBlock expert_block(const arch::OpenModel& moe, std::int64_t layer, std::int64_t expert, double scale) {
-    return stored_block(moe, arch::expert_names(*moe.spec.architecture, layer, expert), scale);
+    return stored_block(arch::expert_tensors(moe, layer, expert), arch::expert_names(*moe.spec.architecture, layer, expert), scale);
 }
 
 MlpBlock shared_block(const arch::OpenModel& moe, std::int64_t layer, double scale) {
-    return stored_block(moe, arch::shared_expert_names(*moe.spec.architecture, layer), scale);
+    return stored_block(moe.tensors, arch::shared_expert_names(*moe.spec.architecture, layer), scale);
 }
 
-MlpBlock dense_block(const arch::OpenModel& moe, std::int64_t layer) { return stored_block(moe, arch::dense_mlp_names(layer), 1.0); }
+MlpBlock dense_block(const arch::OpenModel& moe, std::int64_t layer) { return stored_block(moe.tensors, arch::dense_mlp_names(layer), 1.0); }
 
 MlpBlock zero_block(std::int64_t hidden_size, std::int64_t width) { return block_of(std::make_shared<Zeros>(hidden_size, width), "zeros"); }
 

@@ -4,10 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 
+#include "arch/zipped.h"
 #include "error.h"
 #include "split/averaging.h"
+#include "split/recovery.h"
+#include "surgery/moe_plan.h"
 
 namespace mixwright::split {
 namespace {
@@ -50,10 +54,10 @@ public:
     DenseModel concat() const {
         const std::int64_t shared = options_.shared == Shared::concat ? spec_.shared_width : 0;
         const std::int64_t width = options_.width > 0 ? options_.width : active_width(spec_, options_.shared);
-        const std::int64_t count = (width - shared) / spec_.expert_width;
-        if (count < 1 || count > spec_.num_experts || (width - shared) % spec_.expert_width != 0)
+        const std::int64_t one = arch::widest_expert(spec_), count = (width - shared) / one;
+        if (count < 1 || count > spec_.num_experts || (width - shared) % one != 0)
             throw Error(ErrorCode::usage, fmt::format("--width {}: whole experts cannot be put side by side to that width", width),
-                        fmt::format("n times {} and {} for the shared expert, n from 1 to {}", spec_.expert_width, shared, spec_.num_experts));
+                        fmt::format("n times {} and {} for the shared expert, n from 1 to {}", one, shared, spec_.num_experts));
         std::vector<std::vector<std::int64_t>> experts;
         for (const LayerRouting& layer : routing_) {
             const at::Tensor best = std::get<1>(layer.mass.topk(count)).contiguous();
@@ -64,6 +68,9 @@ public:
 
     // All experts averaged into one, computed when it is written.
     DenseModel averaged() const {
+        if (spec_.architecture->moe->zipped)
+            throw Error(ErrorCode::unsupported, fmt::format("{}: experts of several widths are not averaged", spec_.architecture->model_type),
+                        "--method slice, concat, routed and fit take them as they are");
         const bool slerp = options_.method == Method::slerp;
         const auto compute = [self = shared_from_this(), this, slerp](std::int64_t i) {
             const auto layer = static_cast<std::size_t>(i);
@@ -141,10 +148,18 @@ private:
 }  // namespace
 
 std::int64_t active_width(const arch::ModelSpec& moe, Shared shared) {
-    return moe.top_k * moe.expert_width + (shared == Shared::concat ? moe.shared_width : 0);
+    return moe.top_k * arch::widest_expert(moe) + (shared == Shared::concat ? moe.shared_width : 0);
 }
 
-std::int64_t total_width(const arch::ModelSpec& moe) { return moe.num_experts * moe.expert_width + moe.shared_width; }
+std::int64_t total_width(const arch::ModelSpec& moe) {
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    for (const std::int64_t layer : surgery::moe_layers(moe)) {
+        std::int64_t width = moe.shared_width;
+        for (std::int64_t e = 0; e < moe.num_experts; ++e) width += moe.width_of(layer, e);
+        least = std::min(least, width);
+    }
+    return least;
+}
 
 std::vector<DenseModel> plan_dense_models(const arch::OpenModel& moe, const SplitOptions& options, const std::vector<LayerRouting>& routing, bool measured,
                                           const std::vector<model::StreamedBatch>& fit, const std::vector<model::StreamedBatch>& held_out,
@@ -155,10 +170,13 @@ std::vector<DenseModel> plan_dense_models(const arch::OpenModel& moe, const Spli
     switch (options.method) {
         case Method::slice:
             if (!options.experts_per_layer.empty()) return {splitter->side_by_side("", beside, options.experts_per_layer)};
-            for (std::int64_t e = 0; e < moe.spec.num_experts; ++e)
-                if (options.all || e == options.expert.value_or(0))
-                    models.push_back(splitter->path(options.all ? fmt::format("expert-{}", e) : "", fmt::format("Its MLPs are expert {} of every layer.", e),
-                                                    std::vector<std::int64_t>(routing.size(), e)));
+            for (std::int64_t e = 0; e < moe.spec.num_experts; ++e) {
+                if (!options.all && e != options.expert.value_or(0)) continue;
+                std::vector<double> recovery = recovery_errors(moe, e);
+                models.push_back(splitter->path(options.all ? fmt::format("expert-{}", e) : "", fmt::format("Its MLPs are expert {} of every layer.{}{}", e, recovery.empty() ? "" : " ", recovery_text(recovery)),
+                                                std::vector<std::int64_t>(routing.size(), e)));
+                models.back().recovery = std::move(recovery);
+            }
             return models;
         case Method::routed: {
             const auto text = [](const std::vector<std::int64_t>& path) { return fmt::format("Its MLPs are one expert of each layer, on a path tokens take: {}.", fmt::join(path, ", ")); };

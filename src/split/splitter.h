@@ -32,11 +32,12 @@ struct DenseModel {
     std::vector<LayerMlp> mlps;        // by layer of the model; empty for layers that are dense in the MoE
     std::int64_t width = 0;
     std::shared_ptr<Student> student;  // of method fit: what was found, once it is written
+    std::vector<double> recovery;      // of one expert of a zipped model: see recovery_errors()
 };
 
-/// Neurons a token of `moe` passes through in a MoE layer: those of top_k experts, and of the shared one unless it is dropped.
+/// Neurons a token of `moe` passes through in a MoE layer: those of top_k experts (the widest, where widths differ), and of the shared one unless it is dropped.
 std::int64_t active_width(const arch::ModelSpec& moe, Shared shared);
-/// All neurons of a MoE layer.
+/// All neurons of the narrowest MoE layer.
 std::int64_t total_width(const arch::ModelSpec& moe);
 
 /// `routing` from measure_routing_flow() or uniform_routing(); `measured` says which. `fit` and `held_out` are for method fit.

@@ -15,6 +15,8 @@ arch::ModelSpec chained_spec(const arch::ModelSpec& source, const ChainRequest& 
     const auto has_chain = [](const arch::LayerSpec& layer) { return layer.chain.has_value(); };
     if (std::ranges::any_of(source.layers, has_chain))
         throw Error(ErrorCode::unsupported, fmt::format("{}: the model is chained already", source.architecture->model_type));
+    if (source.architecture->moe && source.architecture->moe->zipped)
+        throw Error(ErrorCode::unsupported, fmt::format("{}: a zipped model is not chained", source.architecture->model_type), "chain the model it was made from");
     arch::ModelSpec spec = source;
     spec.architecture = &arch::chained_form_of(*source.architecture);
     if (request.top_k) {
@@ -46,13 +48,6 @@ std::vector<checkpoint::OutputTensor> chained_tensors(const arch::OpenModel& sou
         tensors.push_back(checkpoint::copy_tensor(slot.name, source.tensors, source.tensors->at(from)));
     }
     return tensors;
-}
-
-void add_remote_code(const arch::ModelSpec& spec, checkpoint::OutputPlan& plan, io::Json& config) {
-    arch::RemoteCode code = arch::remote_code(spec);
-    if (code.file.empty()) return;
-    config["auto_map"] = std::move(code.auto_map);
-    plan.files.push_back({code.file, std::move(code.text)});
 }
 
 }  // namespace mixwright::surgery

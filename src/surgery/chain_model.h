@@ -25,7 +25,4 @@ arch::ModelSpec chained_spec(const arch::ModelSpec& source, const ChainRequest& 
 /// Every weight of `chained`, out of `source`: the routers of all iterations start as the source's.
 std::vector<checkpoint::OutputTensor> chained_tensors(const arch::OpenModel& source, const arch::ModelSpec& chained);
 
-/// Adds to `plan` and `config` the code that transformers needs for `spec`, when it needs any.
-void add_remote_code(const arch::ModelSpec& spec, checkpoint::OutputPlan& plan, io::Json& config);
-
 }  // namespace mixwright::surgery

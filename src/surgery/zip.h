@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,15 +25,18 @@ struct ZippedLayer {
     double fitted_error = 0;           // the same on the tokens it was fitted to
     double unfitted_error = 0;         // on held-out tokens, before the refit
     double recovery_error = 0;         // mean over source experts of how well each one's own output comes back; NaN when it does not
+    std::vector<double> recovered;     // of each source expert: error of its own output, read from its successor; NaN for one nothing is routed to
     std::int64_t starved = 0;          // experts with fewer fitting tokens than neurons
     std::string note;                  // what was chosen, for the table
+    std::optional<arch::ZippedExperts> zipped;  // of ZipFormat::zipped
+    std::optional<TypedShares> typed;
 
     io::Json json() const;
 };
 
 struct ZipPlan {
-    arch::ModelSpec spec;              // of the result
-    std::string config;                // config.json of the result
+    arch::ModelSpec spec;              // of the result; zip_layers() fills in what experts share
+    io::Json config;                   // config.json of the result, but for that
 };
 
 /// What the result will be. Error(unsupported), Error(usage) when the method cannot do it for this model.
@@ -41,11 +45,19 @@ ZipPlan plan_zip(const arch::OpenModel& model, const ZipOptions& options);
 /// Passes the text through the model layer by layer and makes every MoE layer's new weights, each in a file of its own in
 /// `workplace` (with what was measured, so that an interrupted run goes on behind the last one). `identity` changes
 /// whenever the result would.
-std::vector<ZippedLayer> zip_layers(const arch::OpenModel& model, const calibrate::DomainTokens& text, const ZipPlan& plan,
+std::vector<ZippedLayer> zip_layers(const arch::OpenModel& model, const calibrate::DomainTokens& text, ZipPlan& plan,
                                     const ZipOptions& options, const model::Placement& placement, const std::filesystem::path& workplace,
                                     const std::string& identity);
 
-/// The output: new experts and routers out of `workplace`, everything else as the original has it.
-checkpoint::OutputPlan zip_output(const arch::OpenModel& model, const ZipPlan& plan, const std::filesystem::path& workplace);
+/// The output: new experts and routers out of `workplace`, everything else as the original has it; the transformers module of a
+/// zipped model with it, and zip_report.json: method, budget and `layers`.
+checkpoint::OutputPlan zip_output(const arch::OpenModel& model, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
+                                  const std::filesystem::path& workplace);
+
+/// Share of the experts' bytes that `to` has of `from`'s.
+double kept_expert_bytes(const arch::ModelSpec& from, const arch::ModelSpec& to);
+/// How much faster at best a token can be computed, when time is the bytes of weights it reads: from the mean of what `layers` say
+/// is read. 1 without figures. `shared` counts rows that two active experts share once.
+double speed_bound(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers, bool shared);
 
 }  // namespace mixwright::surgery

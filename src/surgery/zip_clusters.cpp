@@ -86,18 +86,26 @@ void loosen(Groups& groups, const at::Tensor& ties, std::int64_t count) {
     std::ranges::sort(groups);
 }
 
+// What binds experts together, [E, E].
+at::Tensor ties_between(const ZipContext& context) {
+    switch (context.options.grouping) {
+        case ZipGrouping::coactivation: return coactivation(context);
+        case ZipGrouping::similarity: return output_similarity(context, false);
+        case ZipGrouping::random: break;
+    }
+    return at::ones({context.spec.num_experts, context.spec.num_experts}, at::kDouble);
+}
+
+Groups groups_of(const ZipContext& context, const at::Tensor& ties, std::int64_t size) {
+    if (context.options.grouping == ZipGrouping::random)
+        return merge::random_groups(context.spec.num_experts, size, context.options.seed + static_cast<std::uint64_t>(context.layer));
+    return merge::match_groups(ties, size);
+}
+
 Groups matched_groups(const ZipContext& context) {
     const std::int64_t experts = context.spec.num_experts, count = context.result.num_experts;
-    const std::int64_t size = std::max(context.options.group_size, (experts + count - 1) / count);
-    at::Tensor ties;
-    Groups groups;
-    if (context.options.grouping == ZipGrouping::random) {
-        ties = at::ones({experts, experts}, at::kDouble);
-        groups = merge::random_groups(experts, size, context.options.seed + static_cast<std::uint64_t>(context.layer));
-    } else {
-        ties = context.options.grouping == ZipGrouping::coactivation ? coactivation(context) : output_similarity(context, false);
-        groups = merge::match_groups(ties, size);
-    }
+    const at::Tensor ties = ties_between(context);
+    Groups groups = groups_of(context, ties, std::max(context.options.group_size, (experts + count - 1) / count));
     loosen(groups, ties, count);
     return groups;
 }
@@ -275,6 +283,8 @@ std::vector<std::int64_t> random_order(std::int64_t count, std::uint64_t seed) {
     for (const std::uint32_t item : data::shuffled_order(static_cast<std::size_t>(count), seed, 0)) order.push_back(item);
     return order;
 }
+
+merge::Groups paired_experts(const ZipContext& context) { return groups_of(context, ties_between(context), 2); }
 
 at::Tensor reap_saliency(const ZipContext& context) {
     at::Tensor saliency = at::zeros({context.spec.num_experts}, at::kDouble);

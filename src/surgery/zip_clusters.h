@@ -1,4 +1,4 @@
-// Methods that make several experts into one, and what they choose by.
+// Methods that make several experts into one, and what experts are chosen and grouped by.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,9 @@ namespace mixwright::surgery {
 
 /// average, zipit, hc-smoe, mergemoe, ream: fewer experts, each made of a group of the original's.
 MadeBlock merged_experts(const ZipContext& context);
+
+/// Pairs by ZipOptions::grouping; of an odd number of experts one stays alone.
+merge::Groups paired_experts(const ZipContext& context);
 
 /// REAP (arXiv 2510.13999, eq. 9): the mean of g ||y|| over the tokens of each expert; [E] f64, 0 for experts nothing is routed to.
 at::Tensor reap_saliency(const ZipContext& context);

@@ -11,6 +11,7 @@
 #include "merge/neuron_selection.h"
 #include "progress.h"
 #include "surgery/zip_clusters.h"
+#include "surgery/zip_typed.h"
 
 namespace mixwright::surgery {
 namespace {
@@ -22,14 +23,13 @@ struct MethodName {
 };
 
 constexpr std::array methods{
+    MethodName{ZipMethod::typed, "typed", true},
     MethodName{ZipMethod::neuron, "neuron", true},        MethodName{ZipMethod::heapr, "heapr", true},
     MethodName{ZipMethod::reap, "reap", false},           MethodName{ZipMethod::frequency, "frequency", false},
     MethodName{ZipMethod::random, "random", false},       MethodName{ZipMethod::average, "average", false},
     MethodName{ZipMethod::zipit, "zipit", false},         MethodName{ZipMethod::hc_smoe, "hc-smoe", false},
     MethodName{ZipMethod::mergemoe, "mergemoe", false},   MethodName{ZipMethod::ream, "ream", false},
 };
-
-constexpr std::array<std::string_view, 1> planned{"typed"};
 
 // HEAPr (arXiv 2509.22299, section 3.2): what a neuron's part o_k = g a_k D_k of the output does to the loss, to second order with the
 // Fisher matrix for the Hessian: s_k = 1/2 E[o_k^T G G^T o_k], G the gradient with respect to the block's output. gated [n, F], gradients
@@ -76,13 +76,16 @@ MadeBlock fewer_neurons_each(const ZipContext& context) {
         expert = fewer_neurons(context, expert, context.routed.of(e), context.result.expert_width);
         check_interrupted();
     }
-    // Where the config gives the shared experts' width as a multiple of the others', they follow.
-    if (context.result.shared_width < context.spec.shared_width) {
-        const calibrate::ExpertTokens all{at::arange(context.routed.num_tokens()), shared_gates(context.weights, context.routed.inputs).squeeze(1),
-                                          context.routed.num_fit};
-        made.weights.shared = fewer_neurons(context, made.weights.shared, all, context.result.shared_width);
-    }
     made.note = fmt::format("{} of {} neurons an expert", context.result.expert_width, context.spec.expert_width);
+    return made;
+}
+
+// Where the config gives the shared experts' width as a multiple of the others', they follow.
+MadeBlock with_narrower_shared(const ZipContext& context, MadeBlock made) {
+    if (context.result.shared_width == context.spec.shared_width) return made;
+    const calibrate::ExpertTokens all{at::arange(context.routed.num_tokens()), shared_gates(context.weights, context.routed.inputs).squeeze(1),
+                                      context.routed.num_fit};
+    made.weights.shared = fewer_neurons(context, made.weights.shared, all, context.result.shared_width);
     return made;
 }
 
@@ -121,8 +124,6 @@ ZipMethod zip_method(std::string_view name) {
         if (method.name == name) return method.method;
     std::vector<std::string_view> known;
     for (const MethodName& method : methods) known.push_back(method.name);
-    if (std::ranges::find(planned, name) != planned.end())
-        throw Error(ErrorCode::unsupported, fmt::format("--method {} is not there yet", name), fmt::format("there are: {}", fmt::join(known, ", ")));
     throw Error(ErrorCode::usage, fmt::format("--method {}: no such method", printable(name)), fmt::format("known: {}", fmt::join(known, ", ")));
 }
 
@@ -135,9 +136,11 @@ bool makes_narrower(ZipMethod method) { return std::ranges::find(methods, method
 bool needs_gradients(const ZipOptions& options) { return options.method == ZipMethod::heapr; }
 
 MadeBlock make_block(const ZipContext& context) {
+    if (context.options.format == ZipFormat::zipped) return typed_block(context);
     switch (context.options.method) {
+        case ZipMethod::typed: return with_narrower_shared(context, typed_uniform_block(context));
         case ZipMethod::neuron:
-        case ZipMethod::heapr: return fewer_neurons_each(context);
+        case ZipMethod::heapr: return with_narrower_shared(context, fewer_neurons_each(context));
         case ZipMethod::reap:
         case ZipMethod::frequency:
         case ZipMethod::random: return fewer_experts(context);

@@ -12,15 +12,21 @@
 #include <string_view>
 
 #include "calibrate/routed_layer.h"
+#include "io/json.h"
 #include "model/weights.h"
 
 namespace mixwright::surgery {
 
-enum class ZipMethod { neuron, heapr, reap, frequency, random, average, zipit, hc_smoe, mergemoe, ream };
+enum class ZipMethod { typed, neuron, heapr, reap, frequency, random, average, zipit, hc_smoe, mergemoe, ream };
 enum class ZipGrouping { coactivation, similarity, random };
+enum class ZipFormat {
+    standard,  // the original's architecture, experts of one width
+    zipped     // experts of unequal widths that may share rows (arch::ZippedExperts)
+};
 
 struct ZipOptions {
     ZipMethod method = ZipMethod::neuron;
+    ZipFormat format = ZipFormat::standard;
     ZipGrouping grouping = ZipGrouping::coactivation;
     std::int64_t group_size = 2;
     double alpha = 0.3, beta = 0.125;  // of ZipIt!
@@ -41,13 +47,25 @@ struct ZipContext {
     at::Tensor gradients = {};              // [N, D] of the loss with respect to the block's output, when needs_gradients() of the options
 };
 
-struct MadeBlock {
-    model::MoeWeights weights;
-    std::string note;
-    double recovery_error = std::numeric_limits<double>::quiet_NaN();
+/// What a layer's optimiser chose, as shares of all neurons, and what that can do for speed.
+struct TypedShares {
+    double dropped = 0, kept_private = 0, shared = 0;
+    double partner = 0;     // p: probability that the partner of an active expert is active too (0 for those without)
+    double read = 1;        // expert bytes a token reads, rows shared by two active experts once, over those of the original
+    double read_apart = 1;  // the same with such rows read twice
+
+    io::Json json() const;
+    static TypedShares from_json(const io::Json& json);
 };
 
-/// "hc-smoe"; Error(usage) with the known ones, Error(unsupported) for those of a later release.
+struct MadeBlock {
+    model::MoeWeights weights;                   // each expert with gate and up of its own, also where rows are shared
+    std::string note;
+    std::optional<arch::ZippedExperts> zipped;   // of ZipFormat::zipped: what is shared
+    std::optional<TypedShares> typed;
+};
+
+/// "hc-smoe"; Error(usage) with the known ones.
 ZipMethod zip_method(std::string_view name);
 std::string_view zip_method_name(ZipMethod method);
 /// Whether the method makes experts narrower (the router stays as it is) rather than fewer.

@@ -111,8 +111,9 @@ void TrainedModel::stack_experts(const TrainRecipe& recipe) {
     for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
         model::MoeWeights& moe = model_.weights.layers[static_cast<std::size_t>(layer)].moe;
         if (moe.experts.empty()) continue;
-        if (std::ranges::any_of(moe.experts, stands_alone)) {
+        if (!moe.groups.empty() || std::ranges::any_of(moe.experts, stands_alone)) {
             train_experts_one_by_one(recipe, layer);
+            model::bind_experts(spec, layer, model_.weights.layers[static_cast<std::size_t>(layer)]);
             continue;
         }
         const bool trained = is_trained(recipe, {.role = TensorRole::expert, .layer = layer});

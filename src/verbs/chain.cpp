@@ -11,6 +11,7 @@
 #include "progress.h"
 #include "surgery/chain_model.h"
 #include "surgery/model_files.h"
+#include "surgery/remote_code.h"
 #include "verbs/resource_use.h"
 #include "verbs/verb_table.h"
 

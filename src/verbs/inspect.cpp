@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "arch/zipped.h"
 #include "error.h"
 #include "verbs/inspect_report.h"
 #include "verbs/verb_table.h"
@@ -74,7 +75,7 @@ void print_layers(const arch::ModelSpec& spec) {
     print_field("attention", attention);
     if (moe_layers < spec.num_layers) print_field("mlp", fmt::format("width {}", spec.intermediate_size));
     if (!spec.is_moe()) return;
-    print_field("experts", fmt::format("{} of width {}, top {}{}", spec.num_experts, spec.expert_width, spec.top_k,
+    print_field("experts", fmt::format("{} of width {}{}, top {}{}", spec.num_experts, spec.architecture->moe->zipped ? "up to " : "", arch::widest_expert(spec), spec.top_k,
                                        spec.norm_topk_prob ? ", weights sum to 1" : ", weights as they are"));
     if (spec.shared_width > 0) print_field("shared expert", fmt::format("width {}", spec.shared_width));
 }

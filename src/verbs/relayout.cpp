@@ -100,6 +100,9 @@ public:
         const arch::OpenModel model = arch::open_model(model_);
         if (!model.spec.is_moe())
             throw Error(ErrorCode::unsupported, fmt::format("{}: {} is a dense architecture, it has no experts to lay out", model_, model.spec.architecture->model_type));
+        if (model.spec.architecture->moe->zipped)
+            throw Error(ErrorCode::unsupported, fmt::format("{}: experts that share rows have one layout only", model_),
+                        "zip --format standard makes a model that every layout holds");
         if (model.checkpoint.format == checkpoint::Format::gguf)
             throw Error(ErrorCode::unsupported, fmt::format("{}: a GGUF is not laid out anew", model_), "mixwright import makes a Hugging Face directory of it");
 

@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <random>
 
@@ -15,6 +16,7 @@
 #include "io/sha256.h"
 #include "io/staged_directory.h"
 #include "progress.h"
+#include "split/recovery.h"
 #include "split/split_plan.h"
 #include "split/splitter.h"
 #include "verbs/model_options.h"
@@ -195,6 +197,7 @@ private:
 
     void write(const split::DenseModel& model, const split::SplitPlan& plan) const {
         const fs::path out = out_of(model);
+        if (const std::string text = split::recovery_text(model.recovery); !text.empty()) info(fmt::format("{}: {}", out.string(), text));
         if (write_.resume && fs::exists(out / "config.json")) return info(fmt::format("{}: is there already", out.string()));
         checkpoint::write_model(plan.output, out, write_);
         if (model.student == nullptr) return;
@@ -230,6 +233,7 @@ private:
         for (std::size_t i = 0; i < models.size(); ++i) {
             io::Json one{{"out", out_of(models[i]).string()}, {"architecture", plans[i].twin.spec.architecture->model_type}, {"width", models[i].width},
                          {"parameters", plans[i].twin.spec.num_parameters()}};
+            for (const double error : models[i].recovery) one["recovery_error"].push_back(std::isfinite(error) ? io::Json(error) : io::Json());
             if (models[i].student != nullptr)
                 for (const split::StudentLayer& layer : models[i].student->report())
                     one["layers"].push_back({{"layer", layer.layer}, {"lambda", layer.lambda}, {"error", layer.error}, {"held_out_error", layer.held_out_error}});

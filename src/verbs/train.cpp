@@ -15,7 +15,7 @@
 #include "io/sha256.h"
 #include "io/staged_directory.h"
 #include "progress.h"
-#include "surgery/chain_model.h"
+#include "surgery/remote_code.h"
 #include "surgery/model_files.h"
 #include "train/curve.h"
 #include "train/loop.h"
@@ -169,7 +169,7 @@ private:
         plan.files.push_back({"train_curve.html", curve_page(run_files.metrics(), out.filename().string())});
         plan.files.push_back({"README.md", card(model, recipe, result, out.filename().string())});
         Json config = model.files().checkpoint.config;
-        config.erase("auto_map");  // names code to run; only chains need some, and that is ours
+        config.erase("auto_map");  // names code to run; only chained and zipped models need some, and that is ours
         surgery::add_remote_code(model.files().spec, plan, config);
         plan.config = config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
         plan.inputs = {model.files().checkpoint.path};

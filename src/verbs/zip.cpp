@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <iterator>
 
 #include "arch/open_tokenizer.h"
 #include "calibrate/domain_tokens.h"
@@ -35,12 +36,12 @@ public:
         app.add_option("--tokens", tokens_, "calibrate on this many tokens")->check(CLI::Range(64, 1 << 28))->capture_default_str();
         app.add_option("--ctx", context_, "tokens of a sequence")->check(CLI::Range(8, 1 << 20))->capture_default_str();
         app.add_option("--keep", options_.keep, "share of the experts' bytes to keep")->check(CLI::Range(0.01, 1.0))->capture_default_str();
-        app.add_option("--method", method_, "neuron, heapr, reap, frequency, random, average, zipit, hc-smoe, mergemoe, ream")->capture_default_str();
-        app.add_option("--group", group_, "what average and zipit pair experts by")->check(CLI::IsMember({"coactivation", "similarity", "random"}))->capture_default_str();
+        app.add_option("--method", method_, "typed, neuron, heapr, reap, frequency, random, average, zipit, hc-smoe, mergemoe, ream")->capture_default_str();
+        app.add_option("--group", group_, "what typed, average and zipit pair experts by")->check(CLI::IsMember({"coactivation", "similarity", "random"}))->capture_default_str();
         app.add_option("--group-size", options_.group_size, "experts made into one by average and zipit")->check(CLI::Range(2, 8))->capture_default_str();
         app.add_option("--alpha", options_.alpha, "zipit: what a merged feature's similarities are multiplied by")->capture_default_str();
         app.add_option("--beta", options_.beta, "zipit: share of the merges that may happen inside one expert")->check(CLI::Range(0.0, 1.0))->capture_default_str();
-        app.add_option("--format", format_, "standard: the same architecture")->check(CLI::IsMember({"standard", "zipped"}))->capture_default_str();
+        app.add_option("--format", format_, "standard: the same architecture; zipped: experts of unequal widths that may share rows (typed, neuron)")->check(CLI::IsMember({"standard", "zipped"}))->capture_default_str();
         app.add_option("--refit", refit_, "ls: least squares on the output of the whole block; none: the method as published")
             ->check(CLI::IsMember({"none", "ls"}))->capture_default_str();
         app.add_option("--sequential", sequential_, "a layer's statistics come from the zipped layers below (on) or the original ones (off)")
@@ -55,8 +56,8 @@ public:
     void run(const CommonOptions& common) override {
         using namespace surgery;
         const auto start = Clock::now();
-        refuse_later_options();
         options_.method = zip_method(method_);
+        options_.format = format_ == "zipped" ? ZipFormat::zipped : ZipFormat::standard;
         options_.grouping = group_ == "random" ? ZipGrouping::random : group_ == "similarity" ? ZipGrouping::similarity : ZipGrouping::coactivation;
         options_.refit = refit_ == "ls";
         options_.sequential = sequential_ == "on";
@@ -64,10 +65,11 @@ public:
         write_.shard_bytes = checkpoint::parse_byte_size(shard_size_);
 
         const arch::OpenModel model = arch::open_model(model_);
-        const ZipPlan plan = plan_zip(model, options_);
+        ZipPlan plan = plan_zip(model, options_);
         checkpoint::check_output(out_, {model.checkpoint.path}, 0, write_);
         const calibrate::DomainTokens text = read_text(model);
-        info(fmt::format("{} tokens to fit to, {} held out; experts' bytes kept: {:.1f} %", text.num_fit, text.num_held_out, 100 * kept_share(model.spec, plan.spec)));
+        info(fmt::format("{} tokens to fit to, {} held out; experts' bytes to keep: {:.1f} %", text.num_fit, text.num_held_out,
+                         100 * (options_.format == ZipFormat::zipped ? options_.keep : kept_expert_bytes(model.spec, plan.spec))));
 
         const model::Placement placement = placement_for(common, model, "float32");
         const fs::path workplace = fs::path(out_).lexically_normal().string() + ".layers";
@@ -75,9 +77,11 @@ public:
         const std::vector<ZippedLayer> layers = zip_layers(model, text, plan, options_, placement, workplace, identity(model, common));
         warn_of_starved(model.spec, layers);
 
-        checkpoint::OutputPlan output = zip_output(model, plan, workplace);
-        output.files = base_files(model);
+        checkpoint::OutputPlan output = zip_output(model, plan, options_, layers, workplace);
+        std::ranges::move(base_files(model), std::back_inserter(output.files));
         if (card_) output.files.push_back({"README.md", zip_card(model, plan, options_, layers, text, fs::path(out_).lexically_normal().filename().string())});
+        info(fmt::format("experts' bytes kept: {:.2f} %; the model will have {} bytes", 100 * kept_expert_bytes(model.spec, plan.spec),
+                         checkpoint::plan_layout(output, write_.shard_bytes).bytes));
         const checkpoint::WriteResult written = checkpoint::write_model(output, out_, write_);
         fs::remove_all(workplace);
         if (!report_.empty()) write_report(model, plan, layers, placement);
@@ -85,11 +89,6 @@ public:
     }
 
 private:
-    void refuse_later_options() const {
-        if (format_ == "zipped")
-            throw Error(ErrorCode::unsupported, "--format zipped is not there yet", "--format standard keeps the architecture and loads everywhere");
-    }
-
     void write_report(const arch::OpenModel& model, const surgery::ZipPlan& plan, const std::vector<surgery::ZippedLayer>& layers, const model::Placement& placement) const {
         const std::int64_t tokens = std::max<std::int64_t>(64, tokens_ / std::ssize(data_));
         const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens, context_), placement);
@@ -105,7 +104,7 @@ private:
     // Everything the result depends on, but for the bytes of the weights.
     std::string identity(const arch::OpenModel& model, const CommonOptions& common) const {
         io::Json json{{"model", model.checkpoint.path.string()}, {"config", model.checkpoint.config}, {"data", data_}, {"tokens", tokens_}, {"ctx", context_},
-                      {"keep", options_.keep}, {"method", method_}, {"group", group_}, {"group_size", options_.group_size}, {"alpha", options_.alpha}, {"beta", options_.beta}, {"refit", refit_},
+                      {"keep", options_.keep}, {"method", method_}, {"format", format_}, {"group", group_}, {"group_size", options_.group_size}, {"alpha", options_.alpha}, {"beta", options_.beta}, {"refit", refit_},
                       {"sequential", sequential_}, {"seed", common.seed}, {"dtype", common.dtype}};
         for (const std::string& path : data_) {
             std::error_code error;
@@ -113,10 +112,6 @@ private:
             json["times"].push_back(fs::last_write_time(path, error).time_since_epoch().count());
         }
         return io::sha256(json.dump(-1, ' ', false, io::Json::error_handler_t::replace));
-    }
-
-    static double kept_share(const arch::ModelSpec& from, const arch::ModelSpec& to) {
-        return static_cast<double>(to.num_experts * to.expert_width) / static_cast<double>(from.num_experts * from.expert_width);
     }
 
     static void warn_of_starved(const arch::ModelSpec& spec, const std::vector<surgery::ZippedLayer>& layers) {
@@ -138,11 +133,13 @@ private:
             for (const auto& layer : layers) by_layer.push_back(layer.json());
             fmt::print("{}\n", io::Json{{"out", written.out.string()}, {"bytes", written.bytes}, {"parameters", to.num_parameters()},
                                         {"active_parameters", to.num_active_parameters()}, {"seconds", seconds}, {"peak_rss_bytes", peak_rss_bytes()},
-                                        {"method", method_}, {"kept_expert_bytes", kept_share(from, to)}, {"layers", by_layer}}.dump());
+                                        {"method", method_}, {"format", format_}, {"kept_expert_bytes", surgery::kept_expert_bytes(from, to)},
+                                        {"speed_bound", surgery::speed_bound(from, layers, true)}, {"speed_bound_apart", surgery::speed_bound(from, layers, false)},
+                                        {"layers", by_layer}}.dump());
             return;
         }
         if (common.quiet) return;
-        fmt::print("{}", surgery::zip_table(layers));
+        fmt::print("{}", surgery::zip_table(from, layers));
         fmt::print("{}: {:.1f} M parameters ({:.1f} M before), {:.1f} M active ({:.1f} M), {:.1f} MB in {:.1f} s, peak memory {:.0f} MB\n", written.out.string(),
                    static_cast<double>(to.num_parameters()) / 1e6, static_cast<double>(from.num_parameters()) / 1e6,
                    static_cast<double>(to.num_active_parameters()) / 1e6, static_cast<double>(from.num_active_parameters()) / 1e6,

@@ -158,6 +158,16 @@ TEST(NeuronSelection, OutputsMayBeThoseOfALargerLayer) {
     EXPECT_LT(refit.error, 0.01);
 }
 
+TEST(NeuronSelection, ProtectedNeuronsAreNeverRemoved) {
+    const Expert expert(300, 30, 12, 9);
+    const std::vector<std::int64_t> weakest(select_neurons(expert.equations, 22, Greedy::backward).order);
+    const Selection selection = remove_neurons(expert.equations, 8, weakest);
+    for (const std::int64_t k : weakest) EXPECT_TRUE(std::ranges::find(selection.kept, k) != selection.kept.end());
+    EXPECT_NEAR(selection.errors.back() / expert.equations.energy(), expert.refit_error(selection.kept) / expert.equations.energy(), 1e-6);
+    EXPECT_EQ(remove_neurons(expert.equations, 22, {}).order, weakest);
+    EXPECT_THROW(remove_neurons(expert.equations, 7, weakest), Error);
+}
+
 TEST(NeuronSelection, RefusesImpossibleCounts) {
     EXPECT_THROW(select_neurons(NormalEquations(4, 2), 5), Error);
     EXPECT_THROW(select_neurons(NormalEquations(4, 2), -1), Error);

@@ -104,6 +104,32 @@ TEST_F(ExpertKernels, EveryWayOfMultiplyingGivesTheSame) {
     }
 }
 
+// Views of one tensor: the rows two experts share are computed once.
+TEST_F(ExpertKernels, ExpertsMayShareRows) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+        std::vector<Mlp> experts = random_experts(5, 72, 96, dtype);
+        const auto share = [&](std::size_t a, std::size_t b, std::int64_t first, std::int64_t width) {
+            const Mlp whole = random_experts(1, 72, 200, dtype).front();
+            const auto window = [&](Mlp& expert, std::int64_t begin, std::int64_t count) {
+                expert.gate = whole.gate.rows(begin, count);
+                expert.up = whole.up.rows(begin, count);
+                expert.down.weight = random_experts(1, 72, count, dtype).front().down.weight;
+            };
+            window(experts[a], 0, first + width);
+            window(experts[b], first, 200 - first);
+        };
+        share(3, 0, 70, 30);  // the later expert has the first rows
+        share(1, 4, 8, 100);
+        for (const std::int64_t tokens : {1, 2, 7, 16, 40}) {
+            const at::Tensor x = at::randn({tokens, 72}).to(dtype);
+            const Routing routing = random_routing(tokens, 5, 3);
+            const at::Tensor truth = expected(x, routing, experts), y = dispatch_to_experts(x, routing, experts);
+            const double allowed = dtype == at::kFloat ? 2e-5 : 0.02 * truth.abs().max().item<double>();
+            EXPECT_LT((y.to(at::kDouble) - truth).abs().max().item<double>(), allowed) << tokens;
+        }
+    }
+}
+
 TEST_F(ExpertKernels, AreTheSameEveryTime) {
     const std::vector<Mlp> experts = random_experts(8, 64, 64, at::kBFloat16);
     for (const std::int64_t tokens : {3, 100}) {

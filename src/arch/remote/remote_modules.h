@@ -5,6 +5,6 @@
 
 namespace mixwright::arch::remote {
 
-extern const std::string_view modeling_coe_deepseekv2, modeling_chained;
+extern const std::string_view modeling_coe_deepseekv2, modeling_chained, modeling_zipped;
 
 }  // namespace mixwright::arch::remote

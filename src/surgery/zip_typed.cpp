@@ -1,0 +1,367 @@
+#include "surgery/zip_typed.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "merge/neuron_selection.h"
+#include "merge/pivoting.h"
+#include "merge/shared_neurons.h"
+#include "merge/width_budget.h"
+#include "progress.h"
+#include "surgery/zip_clusters.h"
+
+namespace mixwright::surgery {
+namespace {
+
+using merge::NormalEquations;
+
+constexpr std::int64_t widest_pair = 4096;  // candidates of a pair that goes into one pair of Gram matrices
+constexpr double floor_share = 0.25;        // of the mean width: what every expert keeps
+
+at::Tensor index_of(const std::vector<std::int64_t>& values) { return at::tensor(values, at::kLong); }
+
+std::vector<std::int64_t> range(std::int64_t first, std::int64_t count) {
+    std::vector<std::int64_t> values(static_cast<std::size_t>(count));
+    std::iota(values.begin(), values.end(), first);
+    return values;
+}
+
+// Neurons of several experts of the layer, as candidates for one of them: [own | foreign].
+struct Candidates {
+    at::Tensor activations;  // [n, own + foreign], each token weighed by its gate and by what an error there counts
+    at::Tensor output;       // [n, D], weighed alike: what the expert says
+    at::Tensor down;         // [D, own + foreign]: its old columns, zero for foreign neurons
+    std::int64_t num_fit = 0;
+
+    NormalEquations equations(std::int64_t first, std::int64_t count) const {
+        NormalEquations e(activations.size(1), output.size(1));
+        e.add(activations.narrow(0, first, count), output.narrow(0, first, count));
+        return e;
+    }
+    NormalEquations all() const { return equations(0, activations.size(0)); }
+    NormalEquations fit() const { return equations(0, num_fit); }
+    NormalEquations held_out() const { return equations(num_fit, activations.size(0) - num_fit); }
+};
+
+ops::Mlp rows_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neurons) {
+    const at::Tensor index = index_of(neurons);
+    ops::Mlp part = expert;
+    part.gate.weight = expert.gate.weight.index_select(0, index);
+    part.up.weight = expert.up.weight.index_select(0, index);
+    part.down.weight = expert.down.weight.index_select(1, index);
+    return part;
+}
+
+Candidates candidates(const ZipContext& context, std::int64_t expert, const ops::Mlp* foreign) {
+    const ops::Mlp& own = context.weights.experts[static_cast<std::size_t>(expert)];
+    const calibrate::ExpertTokens reach = context.routed.of(expert);
+    const at::Tensor x = context.routed.inputs.index_select(0, reach.tokens), down = own.down.weight.to(at::kFloat);
+    const at::Tensor weight = (reach.gates * context.routed.weights.index_select(0, reach.tokens)).unsqueeze(1);
+    Candidates result{.activations = expert_activations(own, x) * weight, .down = down, .num_fit = reach.num_fit};
+    result.output = at::linear(result.activations, down);
+    if (foreign != nullptr) {
+        result.activations = at::cat({result.activations, expert_activations(*foreign, x) * weight}, 1);
+        result.down = at::constant_pad_nd(down, {0, foreign->gate.weight.size(0)});
+    }
+    return result;
+}
+
+// What one expert has to choose from.
+struct Choice {
+    merge::WidthCurve curve;            // over its own neurons
+    std::vector<std::int64_t> removed;  // own neurons in the order in which they go
+    std::vector<std::int64_t> shared;   // own neurons that its partner uses, ascending: they never go
+    std::vector<std::int64_t> foreign;  // its partner's neurons that it uses, ascending
+
+    std::int64_t borrowed() const { return std::ssize(foreign); }
+    // The own neurons that are left when `count` are.
+    std::vector<std::int64_t> kept(std::int64_t count) const {
+        std::vector<bool> gone(curve.errors.size() - 1, false);
+        for (std::size_t i = 0; i + static_cast<std::size_t>(count) < gone.size(); ++i) gone[static_cast<std::size_t>(removed[i])] = true;
+        std::vector<std::int64_t> left;
+        for (std::size_t k = 0; k < gone.size(); ++k)
+            if (!gone[k]) left.push_back(static_cast<std::int64_t>(k));
+        return left;
+    }
+};
+
+class TypedLayer {
+public:
+    explicit TypedLayer(const ZipContext& context)
+        : context_(context), experts_(context.spec.num_experts), width_(context.spec.expert_width), block_(window_multiple(width_)),
+          budget_(context.options.keep * merge::private_cost * static_cast<double>(experts_ * width_)) {
+        // What a neuron does for its partner only a fit can tell.
+        if (context.options.method == ZipMethod::typed && context.options.refit) {
+            groups_ = paired_experts(context);
+        } else {
+            for (std::int64_t e = 0; e < experts_; ++e) groups_.push_back({e});
+        }
+    }
+
+    MadeBlock make() {
+        for (std::int64_t e = 0; e < experts_; ++e) {
+            choices_.push_back(alone(e));
+            check_interrupted();
+        }
+        const merge::WidthBudget without = allocate();
+        const double error_without = total_error(without);
+        if (without.price > 0) {
+            const std::vector<Choice> alone = choices_;
+            bool any = false;
+            for (const auto& group : groups_) {
+                any |= group.size() == 2 && share(group[0], group[1], without.price);
+                check_interrupted();
+            }
+            if (any) {
+                const merge::WidthBudget with = allocate();
+                if (total_error(with) < error_without) return write(with.widths);
+                choices_ = alone;
+            }
+        }
+        return write(without.widths);
+    }
+
+private:
+    bool starved(std::int64_t expert) const { return context_.routed.of(expert).num_fit < width_; }
+
+    // Least and most own neurons, so that with what it borrows its width is a multiple of the block. False when there is no such number.
+    bool set_limits(Choice& choice, bool fixed) const {
+        const auto down_to_block = [&](double width) { return static_cast<std::int64_t>(width) / block_ * block_; };
+        const double mean = context_.options.keep * static_cast<double>(width_);
+        std::int64_t least = std::max(block_, down_to_block(fixed ? mean : floor_share * mean)), most = fixed ? least : width_;
+        while (least - choice.borrowed() < std::ssize(choice.shared)) least += block_;
+        choice.curve.least = least - choice.borrowed();
+        choice.curve.most = most - choice.borrowed();
+        choice.curve.cost = merge::private_cost;
+        return choice.curve.least <= choice.curve.most && choice.curve.most <= width_;
+    }
+
+    void set_curve(Choice& choice, const std::vector<double>& errors, std::vector<std::int64_t> order) const {
+        choice.curve.errors.assign(static_cast<std::size_t>(width_) + 1, errors.back());
+        for (std::size_t step = 0; step < errors.size(); ++step) choice.curve.errors[static_cast<std::size_t>(width_) - step] = errors[step];
+        choice.removed = std::move(order);
+    }
+
+    // Without the partner. An expert with fewer tokens than neurons gets the mean width: what it needs is not known.
+    Choice alone(std::int64_t expert) const {
+        Choice choice;
+        set_limits(choice, starved(expert));
+        const Candidates own = candidates(context_, expert, nullptr);
+        if (context_.options.refit) {
+            const merge::Selection selection = merge::remove_neurons(own.all().pulled_to(own.down.t(), merge::selection_ridge), choice.curve.least, {});
+            set_curve(choice, selection.errors, selection.order);
+            return choice;
+        }
+        const at::Tensor energy = merge::output_energy(own.activations.square().sum(0), own.down), order = energy.argsort(/*stable=*/true);
+        std::vector<double> errors{0};
+        std::vector<std::int64_t> removed;
+        for (std::int64_t i = 0; i + choice.curve.least < width_; ++i) {
+            removed.push_back(order[i].item<std::int64_t>());
+            errors.push_back(errors.back() + energy[removed.back()].item<double>());
+        }
+        set_curve(choice, errors, std::move(removed));
+        return choice;
+    }
+
+    // With those of `foreign` at hand, and without losing those of `shared`.
+    std::optional<Choice> together(std::int64_t expert, std::int64_t partner, std::vector<std::int64_t> shared, std::vector<std::int64_t> foreign) const {
+        Choice choice{.shared = std::move(shared), .foreign = std::move(foreign)};
+        if (!set_limits(choice, false)) return std::nullopt;
+        const ops::Mlp lent = rows_of(context_.weights.experts[static_cast<std::size_t>(partner)], choice.foreign);
+        const Candidates both = candidates(context_, expert, &lent);
+        std::vector<std::int64_t> stay = choice.shared;
+        for (const std::int64_t k : range(width_, choice.borrowed())) stay.push_back(k);
+        const merge::Selection selection =
+            merge::remove_neurons(both.all().pulled_to(both.down.t(), merge::selection_ridge), choice.curve.least + choice.borrowed(), stay);
+        set_curve(choice, selection.errors, selection.order);
+        return choice;
+    }
+
+    // Error and cost, at `price`, of the best width.
+    static double burden(const Choice& choice, double price) {
+        double best = std::numeric_limits<double>::infinity();
+        for (std::int64_t k = choice.curve.least; k <= choice.curve.most; ++k)
+            best = std::min(best, choice.curve.errors[static_cast<std::size_t>(k)] + price * merge::private_cost * static_cast<double>(k));
+        return best + price * merge::shared_cost * static_cast<double>(choice.borrowed());
+    }
+
+    // Lets the pair share where that is worth its bytes. Whether it does.
+    bool share(std::int64_t a, std::int64_t b, double price) {
+        if (starved(a) || starved(b) || 2 * width_ > widest_pair) return false;
+        const auto& experts = context_.weights.experts;
+        const auto equations = [&](std::int64_t own, std::int64_t other) {
+            const Candidates all = candidates(context_, own, &experts[static_cast<std::size_t>(other)]);
+            return all.all().pulled_to(all.down.t(), merge::selection_ridge);
+        };
+        // The second sees the candidates in the order of the first.
+        std::vector<std::int64_t> swapped = range(width_, width_);
+        for (const std::int64_t k : range(0, width_)) swapped.push_back(k);
+        const std::vector<std::int64_t> shared = merge::shared_neurons(equations(a, b), equations(b, a).of(swapped), width_, price, width_);
+        if (shared.empty()) return false;
+        std::vector<std::int64_t> of_a, of_b;
+        for (const std::int64_t k : shared) (k < width_ ? of_a : of_b).push_back(k % width_);
+        auto with_a = together(a, b, of_a, of_b), with_b = together(b, a, of_b, of_a);
+        if (!with_a || !with_b) return false;
+        Choice &own_a = choices_[static_cast<std::size_t>(a)], &own_b = choices_[static_cast<std::size_t>(b)];
+        if (burden(*with_a, price) + burden(*with_b, price) >= burden(own_a, price) + burden(own_b, price)) return false;
+        own_a = std::move(*with_a);
+        own_b = std::move(*with_b);
+        return true;
+    }
+
+    merge::WidthBudget allocate() const {
+        std::vector<merge::WidthCurve> curves;
+        double left = budget_;
+        for (const Choice& choice : choices_) {
+            curves.push_back(choice.curve);
+            left -= merge::private_cost * static_cast<double>(choice.curve.least) + merge::shared_cost * static_cast<double>(choice.borrowed());
+        }
+        return merge::share_width_budget(curves, block_, left);
+    }
+
+    double total_error(const merge::WidthBudget& budget) const {
+        double sum = 0;
+        for (std::size_t e = 0; e < choices_.size(); ++e) sum += choices_[e].curve.errors[static_cast<std::size_t>(budget.widths[e])];
+        return sum;
+    }
+
+    // The rows of a group in order, [private of the first | shared | private of the second], and its members' windows.
+    MadeBlock write(const std::vector<std::int64_t>& widths) {
+        MadeBlock made{.weights = context_.weights, .zipped = arch::ZippedExperts{.windows = std::vector<arch::ExpertWindow>(static_cast<std::size_t>(experts_))}};
+        for (const auto& group : groups_) {
+            const auto number = std::ssize(made.zipped->rows);
+            const std::vector<std::int64_t> kept_first = own_private(group[0], widths), kept_second = group.size() > 1 ? own_private(group[1], widths) : std::vector<std::int64_t>();
+            const Choice& first = choices_[static_cast<std::size_t>(group[0])];
+            const auto common = std::ssize(first.shared) + first.borrowed();
+            made.zipped->rows.push_back(std::ssize(kept_first) + common + std::ssize(kept_second));
+            const auto place = [&](std::int64_t expert, std::int64_t partner, const std::vector<std::int64_t>& own, std::int64_t first_row, bool leads) {
+                made.weights.experts[static_cast<std::size_t>(expert)] = fitted(expert, partner, own, leads);
+                made.zipped->windows[static_cast<std::size_t>(expert)] = {number, first_row, std::ssize(own) + common};
+            };
+            place(group[0], group.size() > 1 ? group[1] : -1, kept_first, 0, true);
+            if (group.size() > 1) place(group[1], group[0], kept_second, std::ssize(kept_first), false);
+            check_interrupted();
+        }
+        made.typed = measure(*made.zipped);
+        made.note = fmt::format("{:.0f} % dropped, {:.0f} % private, {:.0f} % shared, widths {} to {}", 100 * made.typed->dropped, 100 * made.typed->kept_private,
+                                100 * made.typed->shared, std::ranges::min(made.zipped->windows, {}, &arch::ExpertWindow::width).width,
+                                std::ranges::max(made.zipped->windows, {}, &arch::ExpertWindow::width).width);
+        return made;
+    }
+
+    std::vector<std::int64_t> own_private(std::int64_t expert, const std::vector<std::int64_t>& widths) const {
+        const Choice& choice = choices_[static_cast<std::size_t>(expert)];
+        std::vector<std::int64_t> own = choice.kept(widths[static_cast<std::size_t>(expert)]), result;
+        std::ranges::set_difference(own, choice.shared, std::back_inserter(result));
+        return result;
+    }
+
+    // The expert in the order of its window; `leads`: it is the first of its group.
+    ops::Mlp fitted(std::int64_t expert, std::int64_t partner, const std::vector<std::int64_t>& own_private, bool leads) const {
+        const Choice& choice = choices_[static_cast<std::size_t>(expert)];
+        const auto& experts = context_.weights.experts;
+        std::optional<ops::Mlp> lent;
+        if (choice.borrowed() > 0) lent = rows_of(experts[static_cast<std::size_t>(partner)], choice.foreign);
+        const std::vector<std::int64_t> foreign = range(width_, choice.borrowed());
+        std::vector<std::int64_t> order;
+        const auto append = [&](const std::vector<std::int64_t>& part) { order.insert(order.end(), part.begin(), part.end()); };
+        if (leads) append(own_private);
+        append(leads ? choice.shared : foreign);
+        append(leads ? foreign : choice.shared);
+        if (!leads) append(own_private);
+
+        const Candidates all = candidates(context_, expert, lent ? &*lent : nullptr);
+        ops::Mlp result = experts[static_cast<std::size_t>(expert)];
+        const auto rows = [&](const at::Tensor& own, const at::Tensor& foreign_rows) {
+            return (foreign_rows.defined() ? at::cat({own, foreign_rows}) : own).index_select(0, index_of(order));
+        };
+        result.gate.weight = rows(result.gate.weight, lent ? lent->gate.weight : at::Tensor());
+        result.up.weight = rows(result.up.weight, lent ? lent->up.weight : at::Tensor());
+        result.down.weight = all.down.index_select(1, index_of(order)).contiguous();
+        if (context_.options.refit) result.down.weight = merge::refit(all.fit(), all.held_out(), all.down, order).down.to(at::kFloat).contiguous();
+        return result;
+    }
+
+    TypedShares measure(const arch::ZippedExperts& zipped) const {
+        const at::Tensor hot = at::one_hot(context_.routed.experts, experts_).sum(1).to(at::kDouble), counts = hot.sum(0);
+        const double neurons = static_cast<double>(experts_ * width_), before = 3 * static_cast<double>(width_) * counts.sum().item<double>();
+        double kept = 0, shared = 0, read = 0, saved = 0, with_partner = 0;
+        for (std::int64_t e = 0; e < experts_; ++e)
+            read += 3 * static_cast<double>(zipped.windows[static_cast<std::size_t>(e)].width) * counts[e].item<double>();
+        for (const std::int64_t rows : zipped.rows) kept += static_cast<double>(rows);
+        for (const auto& group : groups_) {
+            if (group.size() < 2) continue;
+            const Choice& first = choices_[static_cast<std::size_t>(group[0])];
+            const double both = (hot.select(1, group[0]) * hot.select(1, group[1])).sum().item<double>();
+            const auto common = static_cast<double>(std::ssize(first.shared) + first.borrowed());
+            shared += common;
+            saved += 2 * common * both;
+            with_partner += 2 * both;
+        }
+        const double routed = std::max(1.0, counts.sum().item<double>());
+        return {.dropped = 1 - kept / neurons, .kept_private = (kept - shared) / neurons, .shared = shared / neurons, .partner = with_partner / routed,
+                .read = before > 0 ? (read - saved) / before : 1, .read_apart = before > 0 ? read / before : 1};
+    }
+
+    const ZipContext& context_;
+    std::int64_t experts_, width_, block_;
+    double budget_;
+    merge::Groups groups_;
+    std::vector<Choice> choices_;  // of each expert
+};
+
+}  // namespace
+
+io::Json TypedShares::json() const {
+    return {{"dropped", dropped}, {"private", kept_private}, {"shared", shared}, {"partner_active", partner}, {"read", read}, {"read_apart", read_apart}};
+}
+
+TypedShares TypedShares::from_json(const io::Json& json) {
+    return {.dropped = json.at("dropped"), .kept_private = json.at("private"), .shared = json.at("shared"), .partner = json.at("partner_active"),
+            .read = json.at("read"), .read_apart = json.at("read_apart")};
+}
+
+std::int64_t window_multiple(std::int64_t width) {
+    for (const std::int64_t multiple : {32, 16, 8})
+        if (width >= 16 * multiple && width % multiple == 0) return multiple;
+    return width % 8 == 0 ? 8 : 1;
+}
+
+MadeBlock typed_block(const ZipContext& context) { return TypedLayer(context).make(); }
+
+MadeBlock typed_uniform_block(const ZipContext& context) {
+    MadeBlock made{.weights = context.weights};
+    const std::int64_t width = context.result.expert_width, own_width = context.spec.expert_width;
+    std::int64_t taken = 0;
+    for (const auto& group : paired_experts(context)) {
+        for (std::size_t i = 0; i < group.size(); ++i) {
+            const ops::Mlp& own = context.weights.experts[static_cast<std::size_t>(group[i])];
+            const ops::Mlp* partner = group.size() > 1 && 2 * own_width <= widest_pair ? &context.weights.experts[static_cast<std::size_t>(group[1 - i])] : nullptr;
+            const Candidates all = candidates(context, group[i], partner);
+            const NormalEquations fit = all.fit(), held_out = all.held_out();
+            const std::vector<std::int64_t> own_neurons = range(0, own_width);
+            merge::RefitNeurons best = merge::select_and_refit(fit.of(own_neurons), held_out.of(own_neurons), all.down.narrow(1, 0, own_width), width);
+            if (partner != nullptr && all.num_fit >= own_width) {
+                merge::RefitNeurons mixed = merge::select_and_refit(fit, held_out, all.down, width, merge::Greedy::forward);
+                if (mixed.held_out_error < best.held_out_error) best = std::move(mixed);
+            }
+            taken += std::ranges::count_if(best.kept, [&](std::int64_t k) { return k >= own_width; });
+            ops::Mlp& result = made.weights.experts[static_cast<std::size_t>(group[i])];
+            const auto rows = [&](const at::Tensor& mine, const at::Tensor& theirs) { return (theirs.defined() ? at::cat({mine, theirs}) : mine).index_select(0, index_of(best.kept)); };
+            result.gate.weight = rows(own.gate.weight, partner != nullptr ? partner->gate.weight : at::Tensor());
+            result.up.weight = rows(own.up.weight, partner != nullptr ? partner->up.weight : at::Tensor());
+            result.down.weight = best.down.to(at::kFloat).contiguous();
+            check_interrupted();
+        }
+    }
+    made.note = fmt::format("{} of {} neurons an expert, {:.1f} % of them its partner's", width, own_width,
+                            100 * static_cast<double>(taken) / static_cast<double>(width * context.spec.num_experts));
+    return made;
+}
+
+}  // namespace mixwright::surgery

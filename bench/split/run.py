@@ -28,19 +28,22 @@ def main():
     parser.add_argument("moes", nargs="+", type=Path)
     parser.add_argument("--data", action="append", required=True)
     parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--heal", type=int, default=200, help="steps of distillation of the last line; 0: none")
     arguments = parser.parse_args()
     for moe in arguments.moes:
         config = json.loads((moe / "config.json").read_text())
-        active = config["num_experts_per_tok"] * config["moe_intermediate_size"] + (config.get("shared_expert_intermediate_size") or 0)
+        active = config["num_experts_per_tok"] * (config.get("moe_intermediate_size") or config["intermediate_size"]) + (config.get("shared_expert_intermediate_size") or 0)
         methods = [("slice", ["--expert", 0]), ("mean", ["--method", "mean"]), ("aligned mean", ["--method", "mean", "--align"]), ("slerp chain", ["--method", "slerp"]),
                    ("routed", ["--method", "routed"]), ("concat", ["--method", "concat"]), ("fit", ["--method", "fit"]),
                    ("fit, twice as wide", ["--method", "fit", "--width", 2 * active])]
+        if arguments.heal:
+            methods.append((f"fit, {arguments.heal} steps of healing", ["--method", "fit", "--heal", arguments.heal]))
         print(f"\n{moe.name}\n\n| | parameters | {' | '.join(Path(d).name for d in arguments.data)} | ratio | nats | x slice | seconds |\n|---|--:|{'--:|' * (len(arguments.data) + 4)}")
         slice_rise = None
         with tempfile.TemporaryDirectory() as folder:
             for i, (name, options) in enumerate(methods):
                 done = split(arguments.binary, moe, Path(folder) / str(i), arguments.data, options, arguments.tokens)
-                mixture, dense = done["report"]
+                mixture, dense = done["report"][0], done["report"][-1]
                 if i == 0:
                     print(f"| mixture | {mixture['parameters'] / 1e6:.1f} M, {mixture['active_parameters'] / 1e6:.1f} M active | "
                           + " | ".join(f"{p:.2f}" for p in mixture["ppl"].values()) + " | | | | |")

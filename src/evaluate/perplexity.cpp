@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "error.h"
+#include "model/head.h"
 #include "model/layer_stream.h"
 #include "progress.h"
 
@@ -79,24 +80,12 @@ void add_batch(Mean& mean, const model::Decoder& decoder, const model::ModelWeig
     const at::Tensor chosen = batch.counts.reshape({-1}).nonzero().squeeze(1).to(hidden.device());
     const at::Tensor states = hidden.narrow(1, 0, predicted).reshape({-1, hidden.size(2)}).index_select(0, chosen);
     const at::Tensor targets = batch.ids.narrow(1, 1, predicted).reshape({-1}).to(hidden.device()).index_select(0, chosen);
-    if (targets.numel() > 0) mean.add(token_nll(decoder, weights, states, targets));
+    if (targets.numel() > 0) mean.add(model::token_losses(decoder, weights, states, targets));
 }
 
 }  // namespace
 
 double Perplexity::perplexity() const { return std::exp(nll); }
-
-at::Tensor token_nll(const model::Decoder& decoder, const model::ModelWeights& weights, const at::Tensor& hidden_ND, const at::Tensor& targets_N) {
-    constexpr std::int64_t rows = 256;  // times a vocabulary of 150,000 in f32: 150 MB
-    std::vector<at::Tensor> parts;
-    for (std::int64_t first = 0; first < hidden_ND.size(0); first += rows) {
-        const std::int64_t count = std::min(rows, hidden_ND.size(0) - first);
-        const at::Tensor logits = decoder.logits(weights, hidden_ND.narrow(0, first, count)).to(at::kFloat);
-        const at::Tensor chosen = logits.gather(1, targets_N.narrow(0, first, count).unsqueeze(1)).squeeze(1);
-        parts.push_back(logits.logsumexp(1) - chosen);
-    }
-    return at::cat(parts);
-}
 
 Perplexity perplexity(const model::Model& model, const data::TokenStream& text, std::optional<std::int64_t> bos,
                       const PerplexityOptions& options) {

@@ -35,8 +35,4 @@ Perplexity perplexity(const model::Model& model, const data::TokenStream& text, 
 Perplexity perplexity_streamed(const arch::OpenModel& model, const model::Placement& placement, const data::TokenStream& text,
                                std::optional<std::int64_t> bos, const PerplexityOptions& options);
 
-/// Negative log-likelihoods, f32 [N], of `targets` [N] under logits = hidden [N, D] times lm_head^T. The logits of all N
-/// tokens never exist at once.
-at::Tensor token_nll(const model::Decoder& decoder, const model::ModelWeights& weights, const at::Tensor& hidden_ND, const at::Tensor& targets_N);
-
 }  // namespace mixwright::evaluate

@@ -15,7 +15,15 @@ at::Tensor features(const MlpTensors& mlp) { return at::cat({mlp.gate, mlp.up, m
 
 void permute(MlpTensors& mlp, const std::vector<std::int64_t>& order) {
     const at::Tensor index = at::tensor(order, at::kLong);
-    mlp = {mlp.gate.index_select(0, index), mlp.up.index_select(0, index), mlp.down.index_select(1, index)};
+    for (at::Tensor MlpTensors::*rows : {&MlpTensors::gate, &MlpTensors::up, &MlpTensors::gate_bias, &MlpTensors::up_bias})
+        if ((mlp.*rows).defined()) mlp.*rows = (mlp.*rows).index_select(0, index);
+    mlp.down = mlp.down.index_select(1, index);
+}
+
+// Calls `visit` with every tensor that an MLP like `mlp` has.
+void for_each_tensor(const MlpTensors& mlp, auto visit) {
+    for (at::Tensor MlpTensors::*tensor : {&MlpTensors::gate, &MlpTensors::up, &MlpTensors::down, &MlpTensors::gate_bias, &MlpTensors::up_bias, &MlpTensors::down_bias})
+        if ((mlp.*tensor).defined()) visit(tensor);
 }
 
 }  // namespace
@@ -27,13 +35,12 @@ MlpTensors mean_mlp(const std::vector<MlpBlock>& experts, const std::vector<doub
         MlpTensors expert = load_block(experts[e]);
         if (align && e == 0) reference = features(expert);
         if (align && e > 0) permute(expert, merge::align(reference, features(expert)));
-        if (e == 0) {
-            sum = {expert.gate * weights[0], expert.up * weights[0], expert.down * weights[0]};
-            continue;
-        }
-        sum.gate.add_(expert.gate, weights[e]);
-        sum.up.add_(expert.up, weights[e]);
-        sum.down.add_(expert.down, weights[e]);
+        for_each_tensor(expert, [&](at::Tensor MlpTensors::*tensor) {
+            if (e == 0)
+                sum.*tensor = expert.*tensor * weights[0];
+            else
+                (sum.*tensor).add_(expert.*tensor, weights[e]);
+        });
     }
     return sum;
 }
@@ -52,7 +59,7 @@ MlpTensors slerp_chain(const std::vector<MlpBlock>& experts) {
     MlpTensors chain = load_block(experts.at(0));
     for (std::size_t e = 1; e < experts.size(); ++e) {
         const MlpTensors next = load_block(experts[e]);
-        chain = {slerp_half(chain.gate, next.gate), slerp_half(chain.up, next.up), slerp_half(chain.down, next.down)};
+        for_each_tensor(next, [&](at::Tensor MlpTensors::*tensor) { chain.*tensor = slerp_half(chain.*tensor, next.*tensor); });
     }
     return chain;
 }

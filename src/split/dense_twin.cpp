@@ -51,12 +51,6 @@ ModelSpec one_expert(const ModelSpec& moe, std::int64_t width) {
     return spec;
 }
 
-bool experts_have_biases(const ModelSpec& moe) {
-    return std::ranges::any_of(arch::tensor_slots(moe), [](const arch::TensorSlot& slot) {
-        return slot.role == arch::TensorRole::expert && slot.shape.size() != 2;
-    });
-}
-
 }  // namespace
 
 std::int64_t widest_dense_layer(const ModelSpec& moe) {
@@ -71,8 +65,6 @@ DenseTwin dense_twin(const ModelSpec& mixture, std::int64_t width) {
         throw Error(ErrorCode::mismatch, fmt::format("a {} model without MoE layers: there is nothing to split", name));
     if (std::ranges::any_of(moe.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); }))
         throw Error(ErrorCode::unsupported, fmt::format("{}: experts that work on each other's output have no dense form", name));
-    if (experts_have_biases(moe))
-        throw Error(ErrorCode::unsupported, fmt::format("{}: its experts have biases, for which no dense form is known here", name));
 
     std::string reasons;
     for (const Pair& pair : twins) {
@@ -84,10 +76,13 @@ DenseTwin dense_twin(const ModelSpec& mixture, std::int64_t width) {
         reasons = fmt::format("{} {}; ", pair.dense, fmt::join(inexpressible, ", "));
     }
     const arch::MoeTable& table = *moe.architecture->moe;
-    if (table.sparse_step || table.first_k_dense)
+    if (table.sparse_step || table.first_k_dense || table.interleaved)
         return {own_dense(moe, width), fmt::format("{}the output is a {} model with dense layers only", reasons, name)};
     if (!table.shared_expert.empty())
         throw Error(ErrorCode::unsupported, fmt::format("{}: no dense model computes what is left of it without its experts", name));
+    if (table.scores == arch::RouterScores::sparsemixer)
+        throw Error(ErrorCode::unsupported, fmt::format("{}no dense architecture has the layers of {}, and its router always chooses two experts: with one, other readers compute no number",
+                                                        reasons, name));
     return {one_expert(moe, width), fmt::format("{}no dense architecture has the layers of {}: the output is a {} with one expert in each layer",
                                                 reasons, name, name)};
 }

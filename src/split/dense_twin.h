@@ -15,7 +15,8 @@ struct DenseTwin {
 };
 
 /// The twin of `moe` whose MLPs have `width` neurons (those of layers that were dense already included, which may be
-/// narrower). Error(mismatch) when `moe` has no MoE layer, Error(unsupported) when its experts carry biases.
+/// narrower). Error(mismatch) when `moe` has no MoE layer, Error(unsupported) when its experts are chained
+/// or there is no form for it.
 DenseTwin dense_twin(const arch::ModelSpec& moe, std::int64_t width);
 
 /// The widest MLP among the layers of `moe` that are dense; 0 without any.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,11 +16,17 @@
 
 namespace mixwright::split {
 
-/// F neurons: gate and up [F, D], down [D, F], the latter times `down_scale`.
+/// Biases of an MLP's maps: gate and up [F], down [D].
+struct BlockBiases {
+    checkpoint::TensorInfo gate, up, down;
+};
+
+/// F neurons: gate and up [F, D], times `input_scale`; down [D, F] and its bias, times `output_scale`.
 struct MlpBlock {
     std::shared_ptr<const checkpoint::TensorSource> source;
     checkpoint::TensorInfo gate, up, down;
-    double down_scale = 1.0;
+    std::optional<BlockBiases> biases = {};
+    double input_scale = 1.0, output_scale = 1.0;
 
     std::int64_t width() const { return gate.shape.at(0); }
 };
@@ -30,26 +37,30 @@ using LayerMlp = std::vector<MlpBlock>;
 /// Tensors of a `width` of several blocks.
 std::int64_t width_of(const LayerMlp& mlp);
 
-/// One of the experts of a MoE layer, times `scale`.
+/// One of the experts of a MoE layer, weighed by `scale` as the architecture weighs experts: what it says, or what it sees.
 MlpBlock expert_block(const arch::OpenModel& moe, std::int64_t layer, std::int64_t expert, double scale = 1.0);
 /// Its shared expert.
 MlpBlock shared_block(const arch::OpenModel& moe, std::int64_t layer, double scale = 1.0);
 /// The MLP of a layer that is dense in the MoE.
 MlpBlock dense_block(const arch::OpenModel& moe, std::int64_t layer);
 /// `width` neurons that do nothing.
-MlpBlock zero_block(std::int64_t hidden_size, std::int64_t width);
+MlpBlock zero_block(std::int64_t hidden_size, std::int64_t width, bool biased);
 
-/// The values of an MLP in f32: gate and up [F, D], down [D, F].
+/// The biases of the down projections of `blocks`, all biased, added up: a source with one tensor, `name` [D] f32.
+std::shared_ptr<const checkpoint::TensorSource> summed_biases(std::string name, LayerMlp blocks);
+
+/// The values of an MLP in f32: gate and up [F, D], down [D, F]; biases [F], [F] and [D], undefined without.
 struct MlpTensors {
     at::Tensor gate, up, down;
+    at::Tensor gate_bias = {}, up_bias = {}, down_bias = {};
 };
 
-/// The block's values, `down_scale` applied.
+/// The block's values, scales applied.
 MlpTensors load_block(const MlpBlock& block);
 
 /// A block for each layer in `layers` that `compute(layer)` makes when the writer comes to it, in ascending order; one
 /// layer is held at a time. `identity` stands for all that the values depend on.
-std::vector<MlpBlock> computed_blocks(std::int64_t num_layers, std::int64_t hidden_size, std::int64_t width, std::string identity,
+std::vector<MlpBlock> computed_blocks(std::int64_t num_layers, std::int64_t hidden_size, std::int64_t width, bool biased, std::string identity,
                                       std::function<MlpTensors(std::int64_t layer)> compute);
 
 }  // namespace mixwright::split

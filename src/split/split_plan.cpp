@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "arch/published_layout.h"
 #include "arch/render_config.h"
 #include "error.h"
 #include "surgery/column_concat.h"
@@ -28,14 +29,15 @@ public:
         const arch::ModelSpec& spec = plan_.twin.spec;
         for (const TensorSlot& slot : arch::tensor_slots(spec)) {
             if (slot.role == TensorRole::mlp)
-                add_mlp(slot, arch::dense_mlp_names(slot.layer), spec.intermediate_size);
+                add_mlp(slot, arch::dense_mlp_names(*spec.architecture, slot.layer), spec.intermediate_size);
             else if (slot.role == TensorRole::expert)
                 add_mlp(slot, arch::expert_names(*spec.architecture, slot.layer, 0), spec.expert_width);
-            else if (slot.role == TensorRole::router)
+            else if (slot.role == TensorRole::router || slot.role == TensorRole::router_bias)
                 add_zeros(slot);  // one expert: whatever its logit, its weight is one
             else
                 add_from_moe(slot);
         }
+        plan_.output.tensors = arch::published(spec, std::move(plan_.output.tensors));
     }
 
 private:
@@ -66,27 +68,43 @@ private:
         LayerMlp mlp = was_dense ? LayerMlp{dense_block(moe_, layer)} : mlps_.at(static_cast<std::size_t>(layer));
         const std::int64_t missing = width - width_of(mlp);
         if (missing < 0) throw Error(ErrorCode::internal, fmt::format("layer {}: its blocks are wider than {}", layer, width));
-        if (missing > 0) mlp.push_back(zero_block(moe_.spec.hidden_size, missing));
+        if (missing > 0) mlp.push_back(zero_block(moe_.spec.hidden_size, missing, mlp.at(0).biases.has_value()));
         return filled_.emplace(layer, std::move(mlp)).first->second;
     }
 
     void add_mlp(const TensorSlot& slot, const arch::MlpNames& names, std::int64_t width) {
         const LayerMlp& mlp = blocks(slot.layer, width);
+        if (slot.name == names.down)
+            add_down(slot, mlp);
+        else if (slot.name == arch::sibling(names.down, "bias"))
+            add_down_bias(slot, mlp);
+        else if (slot.name == names.gate || slot.name == names.up)
+            add_rows(slot, mlp, [&](const MlpBlock& b) { return slot.name == names.gate ? b.gate : b.up; }, &MlpBlock::input_scale);
+        else
+            add_rows(slot, mlp, [&](const MlpBlock& b) { return slot.name == arch::sibling(names.gate, "bias") ? b.biases.value().gate : b.biases.value().up; }, nullptr);
+    }
+
+    void add_rows(const TensorSlot& slot, const LayerMlp& mlp, auto part, double MlpBlock::*scale) {
         Pieces pieces;
-        if (slot.name == names.down) {
-            if (mlp.size() == 1) {
-                pieces.push_back({.source = mlp[0].source, .tensor = mlp[0].down, .scale = mlp[0].down_scale});
-            } else {
-                std::vector<surgery::ColumnBlock> columns;
-                for (const MlpBlock& block : mlp) columns.push_back({block.source, block.down, block.down_scale});
-                auto joined = surgery::concat_columns(slot.name, std::move(columns));
-                const TensorInfo info = joined->tensors()[0];
-                pieces.push_back({.source = std::move(joined), .tensor = info});
-            }
-        } else {
-            for (const MlpBlock& block : mlp) pieces.push_back({.source = block.source, .tensor = slot.name == names.gate ? block.gate : block.up});
-        }
+        for (const MlpBlock& block : mlp) pieces.push_back({.source = block.source, .tensor = part(block), .scale = scale == nullptr ? 1.0 : block.*scale});
         add(slot, std::move(pieces));
+    }
+
+    void add_down(const TensorSlot& slot, const LayerMlp& mlp) {
+        if (mlp.size() == 1) return add(slot, Pieces{Piece{.source = mlp[0].source, .tensor = mlp[0].down, .scale = mlp[0].output_scale}});
+        std::vector<surgery::ColumnBlock> columns;
+        for (const MlpBlock& block : mlp) columns.push_back({block.source, block.down, block.output_scale});
+        add_made(slot, surgery::concat_columns(slot.name, std::move(columns)));
+    }
+
+    void add_down_bias(const TensorSlot& slot, const LayerMlp& mlp) {
+        if (mlp.size() == 1) return add(slot, Pieces{Piece{.source = mlp[0].source, .tensor = mlp[0].biases.value().down, .scale = mlp[0].output_scale}});
+        add_made(slot, summed_biases(slot.name, mlp));
+    }
+
+    void add_made(const TensorSlot& slot, std::shared_ptr<const checkpoint::TensorSource> source) {
+        const TensorInfo info = source->tensors()[0];
+        add(slot, Pieces{Piece{.source = std::move(source), .tensor = info}});
     }
 
     const arch::OpenModel& moe_;

@@ -84,29 +84,27 @@ public:
             return slerp ? slerp_chain(experts) : mean_mlp(experts, weights, options_.align);
         };
         const std::string identity = fmt::format("{} align {} data {}", method_name(options_.method), options_.align, options_.data_identity);
-        const auto blocks = computed_blocks(static_cast<std::int64_t>(routing_.size()), spec_.hidden_size, spec_.expert_width, identity, compute);
+        const auto blocks = computed_blocks(static_cast<std::int64_t>(routing_.size()), spec_.hidden_size, spec_.expert_width, biased(), identity, compute);
         return assembled("", fmt::format("Its MLPs are the {} of all experts.", slerp ? "chained slerp" : options_.align ? "aligned mean" : "mean"), [&](std::size_t i) {
             MlpBlock block = blocks[i];
-            block.down_scale = total_weight(i);
+            (spec_.architecture->moe->weigh_input ? block.input_scale : block.output_scale) = total_weight(i);
             return with_shared(i, {std::move(block)});
         });
     }
 
-    DenseModel fitted(const std::vector<model::StreamedBatch>& fit, const std::vector<model::StreamedBatch>& held_out, const model::Placement& placement) const {
+    DenseModel fitted(std::string name, StudentText text, const model::Placement& placement) const {
         const std::int64_t width = options_.width > 0 ? options_.width : active_width(spec_, Shared::concat);
         if (width > total_width(spec_))
             throw Error(ErrorCode::usage, fmt::format("--width {}: a MoE layer has {} neurons in all", width, total_width(spec_)));
-        constexpr std::int64_t widest_fit = 16384;  // its Gram matrix takes 2 GB
-        if (width > widest_fit)
-            throw Error(ErrorCode::unsupported, fmt::format("--width {}: fits go up to {} neurons", width, widest_fit), "--method concat has no limit");
-        const auto student = std::make_shared<Student>(moe_, fit, held_out, StudentOptions{.width = width, .placement = placement});
+        const std::string about = fmt::format("Its MLPs hold {} neurons each, chosen over all experts; their down projections are fitted by least squares "
+                                              "to the outputs of the mixture{}.", width, text.about.empty() ? "" : " on " + text.about);
+        const auto student = std::make_shared<Student>(moe_, std::move(text), StudentOptions{.width = width, .placement = placement});
         std::vector<std::int64_t> layers;
         for (const LayerRouting& layer : routing_) layers.push_back(layer.layer);
-        const auto blocks = computed_blocks(static_cast<std::int64_t>(layers.size()), spec_.hidden_size, width, fmt::format("fit width {} data {}", width, options_.data_identity),
+        const auto blocks = computed_blocks(static_cast<std::int64_t>(layers.size()), spec_.hidden_size, width, biased(),
+                                            fmt::format("fit {} width {} data {}", name, width, options_.data_identity),
                                             [student, layers](std::int64_t i) { return student->layer(layers[static_cast<std::size_t>(i)]); });
-        DenseModel model = assembled("", fmt::format("Its MLPs hold {} neurons each, chosen over all experts; their down projections are fitted by least squares "
-                                                     "to the outputs of the mixture.", width),
-                                     [&](std::size_t i) { return LayerMlp{blocks[i]}; });
+        DenseModel model = assembled(std::move(name), about, [&](std::size_t i) { return LayerMlp{blocks[i]}; });
         model.student = student;
         return model;
     }
@@ -128,6 +126,8 @@ private:
             mlp.push_back(shared_block(moe_, routing_[i].layer, spec_.architecture->moe->shared_gate_name.empty() ? 1.0 : routing_[i].shared_gate));
         return mlp;
     }
+
+    bool biased() const { return spec_.architecture->moe->expert_bias; }
 
     double mass(std::size_t i, std::int64_t expert) const { return routing_[i].mass[expert].item<double>(); }
 
@@ -162,8 +162,7 @@ std::int64_t total_width(const arch::ModelSpec& moe) {
 }
 
 std::vector<DenseModel> plan_dense_models(const arch::OpenModel& moe, const SplitOptions& options, const std::vector<LayerRouting>& routing, bool measured,
-                                          const std::vector<model::StreamedBatch>& fit, const std::vector<model::StreamedBatch>& held_out,
-                                          const model::Placement& placement) {
+                                          std::vector<StudentText> texts, const model::Placement& placement) {
     const auto splitter = std::make_shared<Splitter>(moe, options, routing, measured);
     if (options.shared_only) return {splitter->shared_only()};
     std::vector<DenseModel> models;
@@ -188,7 +187,11 @@ std::vector<DenseModel> plan_dense_models(const arch::OpenModel& moe, const Spli
             return models;
         }
         case Method::concat: return {splitter->concat()};
-        case Method::fit: return {splitter->fitted(fit, held_out, placement)};
+        case Method::fit: {
+            const bool one = texts.size() == 1;
+            for (StudentText& text : texts) models.push_back(splitter->fitted(one ? "" : fmt::format("student-{}", models.size()), std::move(text), placement));
+            return models;
+        }
         case Method::mean:
         case Method::slerp: models.push_back(splitter->averaged()); break;
     }

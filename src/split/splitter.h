@@ -27,7 +27,7 @@ struct SplitOptions {
 
 /// One dense model to write.
 struct DenseModel {
-    std::string name;                  // "expert-3"; empty for the only one
+    std::string name;                  // "expert-3", "student-0"; empty for the only one
     std::string about;                 // a sentence for the model card
     std::vector<LayerMlp> mlps;        // by layer of the model; empty for layers that are dense in the MoE
     std::int64_t width = 0;
@@ -40,10 +40,10 @@ std::int64_t active_width(const arch::ModelSpec& moe, Shared shared);
 /// All neurons of the narrowest MoE layer.
 std::int64_t total_width(const arch::ModelSpec& moe);
 
-/// `routing` from measure_routing_flow() or uniform_routing(); `measured` says which. `fit` and `held_out` are for method fit.
-/// Plans only: weights are read when the models are written. Error(usage) on options that do not fit `moe` or each other.
+/// `routing` from measure_routing_flow() or uniform_routing(); `measured` says which. `texts` are for method fit, which makes a student
+/// ("student-0", ...) of each; one alone has no name. Plans only: weights are read when the models are written. Error(usage) on options
+/// that do not fit `moe` or each other.
 std::vector<DenseModel> plan_dense_models(const arch::OpenModel& moe, const SplitOptions& options, const std::vector<LayerRouting>& routing, bool measured,
-                                          const std::vector<model::StreamedBatch>& fit, const std::vector<model::StreamedBatch>& held_out,
-                                          const model::Placement& placement);
+                                          std::vector<StudentText> texts, const model::Placement& placement);
 
 }  // namespace mixwright::split

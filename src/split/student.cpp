@@ -5,12 +5,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 
 #include "error.h"
 #include "merge/neuron_selection.h"
+#include "merge/row_ridge.h"
 #include "model/decoder.h"
 #include "progress.h"
+#include "split/expert_neurons.h"
 
 namespace mixwright::split {
 namespace {
@@ -29,16 +30,22 @@ public:
 
 // One batch on its way through both models.
 struct Stream {
-    at::Tensor student, moe;  // [B, L, D] before the next layer
+    at::Tensor student, moe;   // [B, L, D] before the next layer
+    at::Tensor importance;     // f32 [B L], or undefined
     model::Step step;
     bool held_out = false;
 };
 
-// Expert rows of a layer, one below the other: experts in order, then the shared one.
-struct Neurons {
-    at::Tensor gate, up;   // [n, D]
-    at::Tensor down;       // [D, n]
-    at::Tensor expert;     // int64 [n]; num_experts for the shared one
+// What a layer's MLP is fitted to: its input and the output that is wanted, by batch.
+struct Task {
+    std::vector<at::Tensor> inputs, targets;  // [N, D]
+};
+
+// The fitted map: which of the candidates, and how they are joined.
+struct Fit {
+    at::Tensor kept;           // int64
+    at::Tensor down;           // [D, kept] f64
+    double lambda = 0, error = 0, held_out_error = 0;
 };
 
 // A decoder that has every layer dense, to run attention without the experts.
@@ -52,37 +59,32 @@ ops::Mlp silent_mlp(const ops::Mlp& like) {
     ops::Mlp mlp = like;
     for (ops::Linear* linear : {&mlp.gate, &mlp.up}) linear->weight = at::zeros_like(linear->weight.narrow(0, 0, 1));
     mlp.down.weight = at::zeros_like(mlp.down.weight.narrow(1, 0, 1));
+    for (ops::Linear* linear : {&mlp.gate, &mlp.up, &mlp.down}) linear->bias = at::Tensor();
     return mlp;
 }
 
-Neurons all_neurons(const model::MoeWeights& moe) {
-    std::vector<at::Tensor> gate, up, down, expert;
-    const auto add = [&](const ops::Mlp& mlp, std::int64_t index) {
-        gate.push_back(mlp.gate.weight);
-        up.push_back(mlp.up.weight);
-        down.push_back(mlp.down.weight);
-        expert.push_back(at::full({mlp.gate.weight.size(0)}, index, at::kLong));
-    };
-    for (std::size_t e = 0; e < moe.experts.size(); ++e) add(moe.experts[e], static_cast<std::int64_t>(e));
-    if (moe.shared.down.weight.defined()) add(moe.shared, static_cast<std::int64_t>(moe.experts.size()));
-    return {at::cat(gate), at::cat(up), at::cat(down, 1), at::cat(expert)};
-}
-
-at::Tensor activations(const Neurons& neurons, const at::Tensor& input_ND, const ops::Mlp& like) {
-    return ops::gated_activation(at::linear(input_ND, neurons.gate), at::linear(input_ND, neurons.up), like.activation, like.swiglu_limit);
+// Rows of a least-squares problem, each counting as much as its token.
+merge::Rows weighed(at::Tensor a, at::Tensor y, const at::Tensor& importance) {
+    if (!importance.defined()) return {std::move(a), std::move(y)};
+    const at::Tensor root = importance.sqrt().unsqueeze(1);
+    return {a.to(at::kFloat) * root, y * root};
 }
 
 }  // namespace
 
 struct Student::State {
-    State(const arch::OpenModel& m, std::vector<StreamedBatch> f, std::vector<StreamedBatch> h, StudentOptions o)
-        : moe(m), options(std::move(o)), fit(std::move(f)), held_out(std::move(h)), teacher(m.spec), attention_only(all_dense(m.spec)) {}
+    State(const arch::OpenModel& m, StudentText t, StudentOptions o)
+        : moe(m), options(std::move(o)), text(std::move(t)), teacher(m.spec), attention_only(all_dense(m.spec)) {
+        for (std::int64_t layer = 0; layer < m.spec.num_layers; ++layer)
+            if (m.spec.layers[static_cast<std::size_t>(layer)].kind == arch::LayerKind::moe) last_fitted = layer;
+    }
 
     const arch::OpenModel& moe;
     StudentOptions options;
-    std::vector<StreamedBatch> fit, held_out;
+    StudentText text;
     model::Decoder teacher, attention_only;
     std::vector<Stream> streams;
+    std::int64_t last_fitted = -1;
     std::int64_t next = 0;  // the first layer not run yet
     MlpTensors last;        // of layer next - 1
     std::vector<StudentLayer> report;
@@ -94,14 +96,15 @@ struct Student::State {
         const auto& info = moe.tensors->at("model.embed_tokens.weight");
         model::ModelWeights ends;
         ends.embedding = model::load_tensor(moe, info.name, {model::scalar_type(info.dtype), options.placement.device});
-        const auto add = [&](const std::vector<StreamedBatch>& batches, bool is_held_out) {
-            for (const StreamedBatch& batch : batches) {
-                const at::Tensor hidden = teacher.embed(ends, batch.ids.to(options.placement.device), options.placement.dtype);
-                streams.push_back({hidden, hidden, teacher.step(batch.ids.size(1), options.placement.device), is_held_out});
+        const auto add = [&](const std::vector<StreamedBatch>& batches, const std::vector<at::Tensor>& importance, bool is_held_out) {
+            for (std::size_t b = 0; b < batches.size(); ++b) {
+                const at::Tensor hidden = teacher.embed(ends, batches[b].ids.to(options.placement.device), options.placement.dtype);
+                streams.push_back({hidden, hidden, importance.empty() ? at::Tensor() : importance[b].to(options.placement.device),
+                                   teacher.step(batches[b].ids.size(1), options.placement.device), is_held_out});
             }
         };
-        add(fit, false);
-        add(held_out, true);
+        add(text.fit, text.fit_weights, false);
+        add(text.held_out, text.held_out_weights, true);
     }
 
     void run_layer(std::int64_t layer) {
@@ -117,6 +120,7 @@ struct Student::State {
         }
         model::drop_layer(moe, layer);
         next = layer + 1;
+        if (layer == last_fitted) streams.clear();  // other students come after this one
     }
 
     void fit_layer(std::int64_t layer, model::LayerWeights& weights) {
@@ -126,9 +130,8 @@ struct Student::State {
         const double multiplier = moe.spec.residual_multiplier;
         const ops::Mlp& like = weights.moe.experts.at(0);
         weights.mlp = silent_mlp(like);
-        // What the student's MLP sees and what it should say; what the experts saw, for ranking their neurons.
-        std::vector<at::Tensor> inputs, targets, seen_by_experts;
-        std::vector<ops::Routing> routings;
+        Task task;
+        std::vector<SeenBatch> seen;
         for (Stream& stream : streams) {
             LayerTaps on_moe, on_student;
             const auto run = [&](const model::Decoder& decoder, const at::Tensor& hidden, LayerTaps& taps) {
@@ -139,94 +142,100 @@ struct Student::State {
             };
             stream.moe = run(teacher, stream.moe, on_moe);
             stream.student = run(attention_only, stream.student, on_student);
-            inputs.push_back(rows(on_student.input));
-            targets.push_back(rows(stream.moe.to(at::kFloat) - stream.student.to(at::kFloat)) / multiplier);
-            seen_by_experts.push_back(rows(on_moe.input));
-            routings.push_back(on_moe.routed);
+            task.inputs.push_back(rows(on_student.input));
+            task.targets.push_back(rows(stream.moe.to(at::kFloat) - stream.student.to(at::kFloat)) / multiplier);
+            seen.push_back({rows(on_moe.input), on_moe.routed, stream.importance});
             check_interrupted();
         }
+        const at::Tensor share = mean_weights(weights.moe, seen);
+        at::Tensor bias = mean_bias(weights.moe, share);
+        if (bias.defined())
+            for (at::Tensor& target : task.targets) target = target - bias;
 
-        const Neurons neurons = candidates(weights.moe, seen_by_experts, routings);
-        merge::NormalEquations seen(neurons.gate.size(0), moe.spec.hidden_size), unseen(neurons.gate.size(0), moe.spec.hidden_size);
-        for (std::size_t b = 0; b < streams.size(); ++b) {
-            (streams[b].held_out ? unseen : seen).add(activations(neurons, inputs[b], like), targets[b]);
-            check_interrupted();
-        }
-        const at::Tensor share = mean_weights(weights.moe, seen_by_experts, routings).index_select(0, neurons.expert).unsqueeze(0);
-        const merge::RefitNeurons chosen = merge::select_and_refit(seen, unseen, neurons.down.to(at::kCPU, at::kDouble) * share, options.width);
+        const bool greedy = options.width <= options.widest_greedy;
+        const std::int64_t limit = greedy ? std::max(options.max_candidates, options.width + options.width / 2) : options.width;
+        const Neurons candidates = candidate_neurons(weights.moe, seen, limit);
+        seen.clear();
+        const at::Tensor prior = candidates.down.to(at::kCPU, at::kDouble) * share.index_select(0, candidates.expert).unsqueeze(0);
+        const Fit fit = greedy ? choose_and_fit(candidates, task, prior, like) : fit_by_rows(candidates, task, prior, like);
+        const Neurons kept = candidates.of(fit.kept.to(candidates.gate.device()));
+        report.push_back({layer, fit.lambda, fit.error, fit.held_out_error, kept.expert.eq(moe.spec.num_experts).sum().item<std::int64_t>()});
 
-        const at::Tensor kept = at::tensor(chosen.kept, at::kLong);
-        Neurons student{neurons.gate.index_select(0, kept), neurons.up.index_select(0, kept), chosen.down.to(at::kFloat)};
-        report.push_back({layer, chosen.lambda, chosen.error, chosen.held_out_error,
-                          neurons.expert.index_select(0, kept).eq(moe.spec.num_experts).sum().item<std::int64_t>()});
-        const at::Tensor down = student.down.to(options.placement.device, options.placement.dtype);
+        const at::Tensor down = fit.down.to(options.placement.device, options.placement.dtype);
+        std::vector<at::Tensor> outputs;
+        for (std::size_t b = 0; b < streams.size(); ++b) outputs.push_back(at::linear(kept.activations(task.inputs[b], like), down));
+        if (bias.defined()) bias = bias + mean_residual(outputs, task);
         for (std::size_t b = 0; b < streams.size(); ++b) {
-            const at::Tensor y = at::linear(activations(student, inputs[b], like), down).view(streams[b].student.sizes());
-            streams[b].student = streams[b].student + (multiplier == 1.0 ? y : y * multiplier);
+            const at::Tensor y = bias.defined() ? outputs[b] + bias.to(outputs[b].options()) : outputs[b];
+            streams[b].student = streams[b].student + (multiplier == 1.0 ? y : y * multiplier).view(streams[b].student.sizes());
         }
-        last = {student.gate, student.up, student.down};
+        last = {.gate = kept.gate, .up = kept.up, .down = fit.down.to(at::kFloat), .gate_bias = kept.gate_bias, .up_bias = kept.up_bias, .down_bias = bias};
     }
 
-    at::Tensor rows(const at::Tensor& hidden_BLD) const { return hidden_BLD.reshape({-1, moe.spec.hidden_size}); }
+    Fit choose_and_fit(const Neurons& candidates, const Task& task, const at::Tensor& prior, const ops::Mlp& like) const {
+        merge::NormalEquations seen(candidates.gate.size(0), moe.spec.hidden_size), unseen(candidates.gate.size(0), moe.spec.hidden_size);
+        for (std::size_t b = 0; b < streams.size(); ++b) {
+            const merge::Rows rows = weighed(candidates.activations(task.inputs[b], like), task.targets[b], streams[b].importance);
+            (streams[b].held_out ? unseen : seen).add(rows.a, rows.y);
+            check_interrupted();
+        }
+        const merge::RefitNeurons chosen = merge::select_and_refit(seen, unseen, prior, options.width);
+        return {at::tensor(chosen.kept, at::kLong), chosen.down, chosen.lambda, chosen.error, chosen.held_out_error};
+    }
 
-    // f64 [E + 1]: each expert's mean weight over all tokens, and the shared expert's.
-    at::Tensor mean_weights(const model::MoeWeights& weights, const std::vector<at::Tensor>& inputs, const std::vector<ops::Routing>& routings) const {
-        at::Tensor sum = at::zeros({moe.spec.num_experts + 1}, at::kDouble);
+    // All candidates are kept: only the map is fitted.
+    Fit fit_by_rows(const Neurons& candidates, const Task& task, const at::Tensor& prior, const ops::Mlp& like) const {
+        std::int64_t total = 0;
+        for (const at::Tensor& input : task.inputs) total += input.size(0);
+        const std::int64_t every = (total + options.most_rows - 1) / options.most_rows;
+        std::vector<at::Tensor> a[2], y[2];
+        for (std::size_t b = 0; b < streams.size(); ++b) {
+            const auto thinned = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.slice(0, 0, std::nullopt, every) : tensor; };
+            const merge::Rows rows = weighed(candidates.activations(thinned(task.inputs[b]), like), thinned(task.targets[b]), thinned(streams[b].importance));
+            a[streams[b].held_out].push_back(rows.a.to(at::kCPU, at::kFloat));
+            y[streams[b].held_out].push_back(rows.y.to(at::kCPU));
+            check_interrupted();
+        }
+        const auto joined = [](std::vector<at::Tensor>& parts) {
+            const at::Tensor all = at::cat(parts);
+            parts.clear();
+            return all;
+        };
+        const merge::Rows seen{joined(a[0]), joined(y[0])}, unseen{joined(a[1]), joined(y[1])};
+        const merge::RidgeFit fit = merge::fit_ridge_by_rows(seen, unseen, prior.t());
+        return {at::arange(candidates.gate.size(0), at::kLong), fit.solution.t().contiguous(), fit.lambda, fit.error, fit.held_out_error};
+    }
+
+    // f32 [D]: the biases of the experts' down projections by their weights; undefined without.
+    static at::Tensor mean_bias(const model::MoeWeights& weights, const at::Tensor& share) {
+        if (!weights.experts.at(0).down.bias.defined()) return {};
+        at::Tensor sum = at::zeros_like(weights.experts[0].down.bias, at::kFloat);
+        for (std::size_t e = 0; e < weights.experts.size(); ++e) sum.add_(weights.experts[e].down.bias.to(at::kFloat), share[static_cast<std::int64_t>(e)].item<double>());
+        return sum;
+    }
+
+    // f32 [D]: what the outputs miss in the mean.
+    at::Tensor mean_residual(const std::vector<at::Tensor>& outputs, const Task& task) const {
+        at::Tensor sum = at::zeros({moe.spec.hidden_size}, task.targets.at(0).options());
         double tokens = 0;
-        for (std::size_t b = 0; b < inputs.size(); ++b) {
-            sum.index_add_(0, routings[b].experts.reshape({-1}).to(at::kCPU), routings[b].weights.reshape({-1}).to(at::kCPU, at::kDouble));
-            sum[moe.spec.num_experts] += shared_weight(weights, inputs[b]).sum().to(at::kCPU, at::kDouble);
-            tokens += static_cast<double>(inputs[b].size(0));
+        for (std::size_t b = 0; b < outputs.size(); ++b) {
+            sum += (task.targets[b] - outputs[b].to(at::kFloat)).sum(0);
+            tokens += static_cast<double>(outputs[b].size(0));
         }
         return sum / tokens;
     }
 
-    // f32 [N]: the weight of the shared expert.
-    static at::Tensor shared_weight(const model::MoeWeights& weights, const at::Tensor& input_ND) {
-        if (!weights.shared_gate.defined()) return at::ones({input_ND.size(0)}, input_ND.options().dtype(at::kFloat));
-        return at::sigmoid(at::linear(input_ND, weights.shared_gate)).squeeze(1).to(at::kFloat);
-    }
-
-    // All neurons of the layer, or those that bring the most energy to its output.
-    Neurons candidates(const model::MoeWeights& weights, const std::vector<at::Tensor>& inputs, const std::vector<ops::Routing>& routings) const {
-        Neurons all = all_neurons(weights);
-        const std::int64_t limit = std::max(options.max_candidates, options.width + options.width / 2);
-        if (all.gate.size(0) <= limit) return all;
-        std::vector<at::Tensor> energies;
-        const auto energy_of = [&](const ops::Mlp& mlp, const std::function<std::pair<at::Tensor, at::Tensor>(std::size_t)>& routed) {
-            at::Tensor squares = at::zeros({mlp.gate.weight.size(0)}, at::kDouble);
-            for (std::size_t b = 0; b < inputs.size(); ++b) {
-                const auto [rows, weight] = routed(b);
-                if (rows.numel() == 0) continue;
-                const Neurons own{mlp.gate.weight, mlp.up.weight};
-                const at::Tensor a = activations(own, inputs[b].index_select(0, rows), mlp).to(at::kFloat) * weight.unsqueeze(1);
-                squares += a.square().sum(0).to(at::kCPU, at::kDouble);
-            }
-            energies.push_back(merge::output_energy(squares, mlp.down.weight.to(at::kCPU, at::kDouble)));
-            check_interrupted();
-        };
-        for (std::size_t e = 0; e < weights.experts.size(); ++e)
-            energy_of(weights.experts[e], [&](std::size_t b) {
-                const at::Tensor hits = routings[b].experts.eq(static_cast<std::int64_t>(e)).nonzero();
-                return std::pair(hits.select(1, 0), routings[b].weights.index({hits.select(1, 0), hits.select(1, 1)}).to(at::kFloat));
-            });
-        if (weights.shared.down.weight.defined())
-            energy_of(weights.shared, [&](std::size_t b) {
-                return std::pair(at::arange(inputs[b].size(0), at::kLong), shared_weight(weights, inputs[b]));
-            });
-        const at::Tensor best = at::tensor(merge::largest(at::cat(energies), limit), at::kLong);
-        return {all.gate.index_select(0, best), all.up.index_select(0, best), all.down.index_select(1, best), all.expert.index_select(0, best)};
-    }
+    at::Tensor rows(const at::Tensor& hidden_BLD) const { return hidden_BLD.reshape({-1, moe.spec.hidden_size}); }
 };
 
-Student::Student(const arch::OpenModel& moe, std::vector<StreamedBatch> fit, std::vector<StreamedBatch> held_out, StudentOptions options)
-    : state_(std::make_unique<State>(moe, std::move(fit), std::move(held_out), std::move(options))) {}
+Student::Student(const arch::OpenModel& moe, StudentText text, StudentOptions options)
+    : state_(std::make_unique<State>(moe, std::move(text), std::move(options))) {}
 
 Student::~Student() = default;
 
 MlpTensors Student::layer(std::int64_t layer) {
     const c10::InferenceMode guard;
-    if (state_->streams.empty() || layer < state_->next - 1) state_->begin();
+    if (state_->next == 0 || layer < state_->next - 1) state_->begin();
     while (state_->next <= layer) state_->run_layer(state_->next);
     return state_->last;
 }

@@ -17,9 +17,19 @@
 
 namespace mixwright::split {
 
+/// What a student is fitted to.
+struct StudentText {
+    std::string about;                                  // for the model card: "the text of wiki.txt"
+    std::vector<model::StreamedBatch> fit, held_out;    // token ids [B, L] without padding
+    std::vector<at::Tensor> fit_weights, held_out_weights;  // f32 [B L] for each batch: how much a token counts; empty: all alike
+};
+
 struct StudentOptions {
     std::int64_t width = 0;                // neurons of every layer that was MoE
-    std::int64_t max_candidates = 8192;    // that go into one Gram matrix; raised to 1.5 times the width when below
+    /// Candidates that go into one Gram matrix of n^2 doubles, of which some six exist at a time; raised to 1.5 times the width for
+    /// students up to `widest_greedy`. Those of wider ones are chosen by their energy alone, and fitted by the products of rows with
+    /// rows (merge/row_ridge.h), of which at most `most_rows` are taken.
+    std::int64_t max_candidates = 8192, widest_greedy = 8192, most_rows = 12'288;
     model::Placement placement;
 };
 
@@ -32,8 +42,8 @@ struct StudentLayer {
 
 class Student {
 public:
-    /// `fit` and `held_out` are token ids without padding. Runs nothing yet.
-    Student(const arch::OpenModel& moe, std::vector<model::StreamedBatch> fit, std::vector<model::StreamedBatch> held_out, StudentOptions options);
+    /// Runs nothing yet.
+    Student(const arch::OpenModel& moe, StudentText text, StudentOptions options);
     ~Student();
 
     /// The MLP of a layer that was MoE. Runs the layers before it that were not run yet; a layer below the last one begins anew.

@@ -1,12 +1,12 @@
 // Whether experts read the tokens that the base writes: compare_vocabularies() of preflight.h.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <optional>
 
 #include "arch/open_tokenizer.h"
 #include "error.h"
 #include "surgery/preflight.h"
+#include "tokenizer/same_tokens.h"
 
 namespace mixwright::surgery {
 namespace {
@@ -34,19 +34,10 @@ std::vector<Difference> compare_vocabularies(const SourceModels& sources) {
         if (model == sources.base) continue;
         const auto other = load_tokenizer(*model, differences);
         if (!other) continue;
-        const std::size_t shared = std::min(base->vocab_size(), other->vocab_size());
-        std::string examples;
-        std::size_t count = 0;
-        for (std::size_t id = 0; id < shared; ++id) {
-            const auto token = static_cast<tokenizer::TokenId>(id);
-            if (base->id_to_token(token) == other->id_to_token(token)) continue;
-            if (++count <= 3)
-                examples += fmt::format("{}{} is \"{}\", the base has \"{}\"", count > 1 ? "; " : "", id,
-                                        printable(other->id_to_token(token), 40), printable(base->id_to_token(token), 40));
-        }
-        if (count > 0)
+        const tokenizer::TokenDifference tokens = tokenizer::compare_tokens(*other, *base);
+        if (tokens.differing > 0)
             differences.push_back({Kind::vocabulary, model->reference.text(),
-                                   fmt::format("{} of {} tokens differ: {}{}", count, shared, examples, count > 3 ? "; ..." : "")});
+                                   fmt::format("{} of {} tokens differ from the base's: {}", tokens.differing, tokens.compared, tokens.examples)});
         if (base->vocab_size() != other->vocab_size())
             differences.push_back({Kind::ignored, model->reference.text(),
                                    fmt::format("its vocabulary has {} tokens, the base's {}; the MoE keeps the base's",

@@ -81,11 +81,11 @@ ForwardResult forward(const model::Decoder& decoder, const model::ModelWeights& 
             out = run(result.hidden);
         }
         result.hidden = out.hidden;
+        if (options.keep_streams) result.streams.push_back(out.hidden);
         if (out.auxiliary.defined()) result.auxiliary = result.auxiliary.defined() ? result.auxiliary + out.auxiliary : out.auxiliary;
         result.largest_load = std::max(result.largest_load, out.largest_load);
     }
     result.hidden = decoder.final_norm(weights, result.hidden);
-    if (decoder.spec().logits_divisor != 1.0) result.hidden = result.hidden / decoder.spec().logits_divisor;
     return result;
 }
 

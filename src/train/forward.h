@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "model/decoder.h"
 #include "train/auxiliary.h"
 
@@ -11,12 +13,14 @@ namespace mixwright::train {
 struct ForwardOptions {
     AuxiliaryWeights auxiliary;
     bool checkpointing = false;
+    bool keep_streams = false;   // for losses on what the layers say
 };
 
 struct ForwardResult {
     at::Tensor hidden;         // [B, L, D] behind the final norm
     at::Tensor auxiliary;      // scalar f32, or undefined without any
     double largest_load = 0;   // see AuxiliaryLoss
+    std::vector<at::Tensor> streams;  // [B, L, D] behind each layer, when they are kept
 };
 
 /// ids [B, L]. With `checkpointing` only the input of each layer is kept; the layer runs again, to the same bits, when its

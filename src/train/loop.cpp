@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "error.h"
+#include "model/head.h"
 #include "ops/vocabulary_loss.h"
 #include "progress.h"
 #include "train/forward.h"
@@ -16,11 +17,6 @@ namespace mixwright::train {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-ops::HeadForm head_form(const model::Decoder& decoder, const model::ModelWeights& weights) {
-    const arch::ModelSpec& spec = decoder.spec();
-    return {.bias = weights.lm_head_bias, .divisor = spec.logits_divisor, .softcap = spec.logit_softcap};
-}
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -52,10 +48,10 @@ Batch make_batch(const data::PackedSequences& sequences, std::span<const std::si
     return batch;
 }
 
-// The stream [B, L, D] at the counted positions, [n, D].
-at::Tensor hidden_of_counted(const at::Tensor& hidden_BLD, const Batch& batch) {
+// The stream [B, L, D] at the positions that count, [n, D].
+at::Tensor at_counted(const at::Tensor& hidden_BLD, const at::Tensor& counted) {
     const at::Tensor hidden = hidden_BLD.flatten(0, 1);
-    return batch.counted.defined() ? hidden.index_select(0, batch.counted) : hidden;
+    return counted.defined() ? hidden.index_select(0, counted) : hidden;
 }
 
 // The order of all sequences of all epochs, an epoch at a time.
@@ -106,22 +102,47 @@ private:
 
 struct StepReport {
     double loss = 0, gradient_norm = 0;
+    double stream = 0;                        // the part of the loss that is the teacher's streams'
     double auxiliary = 0, largest_load = 0;   // of the routers; see train/auxiliary.h
-    std::int64_t counted = 0;
+    std::int64_t counted = 0;                 // tokens whose prediction counts, over all ranks
+    std::int64_t tokens = 0;                  // all of them
 };
 
+// The loss of the text, or what the teacher makes of it; a sum over this batch that is a mean over the step.
+at::Tensor loss_of(const TrainedModel& model, const ForwardResult& out, const Batch& batch, const Teacher* teacher, StepReport& report) {
+    const at::Tensor hidden = at_counted(out.hidden, batch.counted), &head = model.weights().lm_head;
+    const ops::HeadForm form = model::head_form(model.decoder(), model.weights());
+    const double scale = 1.0 / static_cast<double>(report.counted);
+    if (teacher == nullptr) return ops::vocabulary_loss(hidden, head, batch.targets, scale, 1024, form);
+    const Teacher::Lesson lesson = teacher->teach(batch.ids);
+    const ops::DistillationWeights& weights = teacher->weights();
+    at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kFloat));
+    if (weights.divergence > 0 || weights.cross_entropy > 0)
+        loss = ops::distillation_loss(hidden, head, form, teacher->head(at_counted(lesson.hidden, batch.counted)), batch.targets, weights, scale);
+    if (teacher->stream_weight() > 0) {
+        const at::Tensor stream = stream_error(out.streams, lesson.streams) * (teacher->stream_weight() / static_cast<double>(report.tokens));
+        report.stream += stream.item<double>();
+        loss = loss + stream;
+    }
+    return loss;
+}
+
 // Forward and backward over the micro-batches of one step; gradients are left in the parameters.
-StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options, const Ranks& ranks) {
+StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options, const Ranks& ranks, const Teacher* teacher) {
     StepReport report;
-    for (const Batch& batch : batches) report.counted += batch.targets.numel();
-    report.counted = static_cast<std::int64_t>(ranks.sum({static_cast<double>(report.counted)}).front());
+    for (const Batch& batch : batches) {
+        report.counted += batch.targets.numel();
+        report.tokens += batch.ids.numel();
+    }
+    const std::vector<double> counts = ranks.sum({static_cast<double>(report.counted), static_cast<double>(report.tokens)});
+    report.counted = static_cast<std::int64_t>(counts[0]);
+    report.tokens = static_cast<std::int64_t>(counts[1]);
     for (Parameter& p : model.parameters()) p.working.mutable_grad().reset();
     GradientSum sum(model.parameters());
     for (const Batch& batch : batches) {
         if (batch.targets.numel() == 0) continue;
         const ForwardResult out = forward(model.decoder(), model.weights(), batch.ids, options);
-        at::Tensor loss = ops::vocabulary_loss(hidden_of_counted(out.hidden, batch), model.weights().lm_head, batch.targets, 1.0 / static_cast<double>(report.counted), 1024,
-                                          head_form(model.decoder(), model.weights()));
+        at::Tensor loss = loss_of(model, out, batch, teacher, report);
         report.loss += loss.item<double>();
         report.largest_load = std::max(report.largest_load, out.largest_load);
         if (out.auxiliary.defined()) {
@@ -134,9 +155,10 @@ StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, co
     }
     if (batches.size() > 1) sum.put_back();
     ranks.sum_gradients(model.parameters());
-    const std::vector<double> sums = ranks.sum({report.loss, report.auxiliary});
+    const std::vector<double> sums = ranks.sum({report.loss, report.auxiliary, report.stream});
     report.loss = sums[0];
     report.auxiliary = sums[1];
+    report.stream = sums[2];
     report.gradient_norm = gradient_norm(model.parameters());
     return report;
 }
@@ -168,8 +190,8 @@ double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weigh
         std::vector<std::size_t> rows;
         for (std::size_t i = begin; i < std::min(count, begin + static_cast<std::size_t>(batch_size)); ++i) rows.push_back(i);
         const Batch batch = make_batch(sequences, rows, weights.embedding.device());
-        const at::Tensor hidden = hidden_of_counted(forward(decoder, weights, batch.ids, {}).hidden, batch);
-        sum += ops::token_losses(hidden, weights.lm_head, batch.targets, 1024, head_form(decoder, weights)).sum(at::kDouble).item<double>();
+        const at::Tensor hidden = at_counted(forward(decoder, weights, batch.ids, {}).hidden, batch.counted);
+        sum += model::token_losses(decoder, weights, hidden, batch.targets).sum(at::kDouble).item<double>();
         counted += batch.targets.numel();
         progress.advance(rows.size() * length);
     }
@@ -183,14 +205,15 @@ std::int64_t total_steps(const TrainRecipe& recipe, std::size_t num_sequences) {
 }
 
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
-                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks) {
+                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks,
+                  const Teacher* teacher) {
     if (recipe.batch_size % ranks.size() != 0)
         throw Error(ErrorCode::recipe, fmt::format("{}: batch_size {} does not divide among {} ranks", recipe.source, recipe.batch_size, ranks.size()),
                     "batch_size is that of all ranks together");
     const auto share = static_cast<std::uint64_t>(recipe.batch_size / ranks.size()), first_row = share * static_cast<std::uint64_t>(ranks.rank());
     const Schedule schedule = recipe.schedule(total_steps);
     const AdamWOptions adamw{recipe.beta1, recipe.beta2, recipe.eps, recipe.weight_decay};
-    const ForwardOptions options{recipe.auxiliary, recipe.checkpointing};
+    const ForwardOptions options{recipe.auxiliary, recipe.checkpointing, teacher != nullptr && teacher->stream_weight() > 0};
     const at::Device device = model.weights().embedding.device();
     const auto micro = static_cast<std::uint64_t>(recipe.batch_size), per_step = micro * static_cast<std::uint64_t>(recipe.grad_accumulation);
     const std::uint64_t step_tokens = per_step * sequences.length();
@@ -226,7 +249,7 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
                 for (std::uint64_t i = first_row; i < first_row + share; ++i) rows.push_back(order[static_cast<std::uint64_t>(steps_done) * per_step + m + i]);
                 batches.push_back(make_batch(sequences, rows, device));
             }
-            const StepReport report = accumulate(model, batches, options, ranks);
+            const StepReport report = accumulate(model, batches, options, ranks, teacher);
             check_finite(report, steps_done);
             const double lr = schedule.at(steps_done);
             const double scale = recipe.clip > 0 && report.gradient_norm > recipe.clip ? recipe.clip / (report.gradient_norm + 1e-6) : 1.0;
@@ -239,6 +262,7 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
             result.tokens += static_cast<std::int64_t>(step_tokens);
             result.steps = ++steps_done;
             io::Json line{{"step", steps_done}, {"loss", report.loss}, {"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens", step_tokens}, {"seconds", seconds}};
+            if (options.keep_streams) line["stream_loss"] = report.stream;
             if (recipe.auxiliary.any()) line["auxiliary_loss"] = report.auxiliary;
             if (report.largest_load > 0) line["largest_load"] = report.largest_load;
             log(line);

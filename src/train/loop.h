@@ -9,6 +9,7 @@
 #include "data/packing.h"
 #include "io/json.h"
 #include "train/ranks.h"
+#include "train/teacher.h"
 #include "train/trained_model.h"
 
 namespace mixwright::train {
@@ -38,8 +39,10 @@ struct TrainHooks {
 /// pieces gives the same bits as running through. On Ctrl-C the state is saved, then Error(interrupted). A loss or
 /// gradient that is no number ends the run with Error(failed) before the weights are touched; the state before it is saved.
 /// Of several ranks, each computes its share of every micro-batch and all take the same step; the first evaluates.
+/// With a `teacher` the loss of a step is what the recipe's `distill` makes of the two; evaluations stay those of the text.
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
-                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks = {});
+                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks = {},
+                  const Teacher* teacher = nullptr);
 
 /// The steps a recipe asks for, given how many sequences an epoch has.
 std::int64_t total_steps(const TrainRecipe& recipe, std::size_t num_sequences);

@@ -126,22 +126,49 @@ io::Json read_config(const Yaml& value, const fs::path& folder) {
     return io::read_json(fs::exists(path) ? path : beside);
 }
 
+// A model named by a path from the working directory, or from the recipe's.
+std::string find_model(const std::string& model, const fs::path& folder) {
+    const fs::path beside = folder / model;
+    return !fs::exists(model) && fs::exists(beside) ? beside.string() : model;
+}
+
+std::string read_dtype(const Yaml& value) {
+    const auto dtype = dtype_from_name(value.text());
+    if (dtype != Dtype::bf16 && dtype != Dtype::f32)
+        value.refuse(fmt::format("got dtype \"{}\", expected bfloat16 or float32", printable(value.text())));
+    return std::string(torch_name(*dtype));
+}
+
+void read_teacher(const Yaml& root, const fs::path& folder, TrainRecipe& recipe) {
+    const auto teacher = root.get("teacher"), settings = root.get("distill");
+    if (settings && !teacher) settings->refuse("`distill` without `teacher`", "name the model to learn from");
+    if (!teacher) return;
+    recipe.teacher = find_model(teacher->text(), folder);
+    if (!settings) return;
+    constexpr std::array keys{string_view("logits"), string_view("temperature"), string_view("hidden"), string_view("ce"), string_view("dtype")};
+    settings->expect_keys(keys);
+    Distillation& distillation = recipe.distillation;
+    if (const auto value = settings->get("logits")) distillation.logits = value->number(0, 1e6);
+    if (const auto value = settings->get("temperature")) distillation.temperature = value->number(0.01, 100);
+    if (const auto value = settings->get("hidden")) distillation.hidden = value->number(0, 1e6);
+    if (const auto value = settings->get("ce")) distillation.cross_entropy = value->number(0, 1e6);
+    if (const auto value = settings->get("dtype")) distillation.dtype = read_dtype(*value);
+    if (distillation.logits == 0 && distillation.hidden == 0)
+        settings->refuse("neither `logits` nor `hidden`: nothing is learnt from the teacher", "give one of them a weight, or leave `teacher` out");
+}
+
 void read_model(const Yaml& root, const fs::path& folder, TrainRecipe& recipe) {
-    const auto beside_recipe = [&](std::string model) {
-        const fs::path beside = folder / model;
-        return !fs::exists(model) && fs::exists(beside) ? beside.string() : model;
-    };
     const auto config = root.get("config"), tokenizer = root.get("tokenizer");
     if (!config) {
         if (tokenizer) tokenizer->refuse("`tokenizer` without `config`", "a model brings its own tokenizer");
-        recipe.model = recipe.tokenizer = beside_recipe(root.at("model").text());
+        recipe.model = recipe.tokenizer = find_model(root.at("model").text(), folder);
         return;
     }
     if (root.get("model")) config->refuse("`config` beside `model`", "keep one: `config` makes a new model, `model` goes on with one");
     recipe.config = read_config(*config, folder);
     if (!recipe.config->is_object()) config->refuse("the config is not a mapping");
     if (!tokenizer) config->refuse("`config` without `tokenizer`", "name the model whose tokenizer the new one takes over");
-    recipe.tokenizer = beside_recipe(tokenizer->text());
+    recipe.tokenizer = find_model(tokenizer->text(), folder);
 }
 
 void read_auxiliary(const Yaml& root, AuxiliaryWeights& weights) {
@@ -202,7 +229,8 @@ TrainRecipe parse_train_recipe(string_view text, string_view source) {
         string_view("clip"),       string_view("layers"),   string_view("weight_decay"), string_view("trainable"),   string_view("lora"),
         string_view("adapter"),    string_view("dtype"),    string_view("seed"),         string_view("shuffle"),     string_view("eval_every"),
         string_view("eval_tokens"), string_view("save_every"), string_view("config"),      string_view("tokenizer"),   string_view("patience"),
-        string_view("balance_loss"), string_view("router_z_loss"), string_view("sequence_balance_loss"), string_view("checkpointing")};
+        string_view("balance_loss"), string_view("router_z_loss"), string_view("sequence_balance_loss"), string_view("checkpointing"),
+        string_view("teacher"),    string_view("distill")};
     root.expect_keys(keys);
 
     TrainRecipe recipe{.source = std::string(source), .text = std::string(text)};
@@ -224,12 +252,8 @@ TrainRecipe parse_train_recipe(string_view text, string_view source) {
     read_optimizer(root, recipe);
     read_auxiliary(root, recipe.auxiliary);
     read_trained(root, recipe);
-    if (const auto value = root.get("dtype")) {
-        const auto dtype = dtype_from_name(value->text());
-        if (dtype != Dtype::bf16 && dtype != Dtype::f32)
-            value->refuse(fmt::format("got dtype \"{}\", expected bfloat16 or float32", printable(value->text())));
-        recipe.dtype = torch_name(*dtype);
-    }
+    read_teacher(root, folder, recipe);
+    if (const auto value = root.get("dtype")) recipe.dtype = read_dtype(*value);
     if (const auto value = root.get("seed")) recipe.seed = static_cast<std::uint64_t>(value->integer(0, INT64_MAX));
     if (const auto value = root.get("shuffle")) recipe.shuffle = value->boolean();
     if (const auto value = root.get("eval_every")) recipe.eval_every = value->integer(0, many);

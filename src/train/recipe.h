@@ -22,11 +22,22 @@ struct LoraRecipe {
     std::vector<std::string> targets;   // "q_proj", "gate_proj", ...; empty: every linear map of a layer
 };
 
+/// What a model learns from another one (arXiv 1503.02531); see train/teacher.h.
+struct Distillation {
+    double logits = 1;             // of T^2 KL(teacher || student) between the predictions
+    double temperature = 1;        // T
+    double hidden = 0;             // of the relative squared error of the stream behind every layer
+    double cross_entropy = 0;      // of the loss of the text itself
+    std::string dtype;             // the teacher's type of computation; empty: the recipe's
+};
+
 struct TrainRecipe {
     std::string source, text;           // the file and what it says
     std::string model;                  // the model to train, or
     std::optional<io::Json> config;     // the config.json of a new one, whose weights start at random; `model` is empty
     std::string tokenizer;              // the model the tokenizer comes from
+    std::string teacher;                // the model to learn from; empty: from the text alone
+    Distillation distillation;
     std::vector<std::filesystem::path> data, eval_data;
     double held_out = 0;                // share of data kept for evaluation when there is no eval_data
     std::optional<std::int64_t> steps;  // else from epochs

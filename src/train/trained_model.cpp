@@ -62,9 +62,6 @@ checkpoint::OutputTensor generated(std::string name, std::vector<std::int64_t> s
 
 TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device)
     : model_(model::load_model(std::move(files), {model::scalar_type(*dtype_from_name(recipe.dtype)), device})), lora_(recipe.lora) {
-    const arch::ModelSpec& spec = model_.files.spec;
-    if (spec.logit_softcap > 0 || spec.lm_head_bias)
-        throw Error(ErrorCode::unsupported, fmt::format("{}: cannot train a head with {}", recipe.source, spec.lm_head_bias ? "a bias" : "soft-capped logits"));
     if (recipe.trainable == Trainable::lora)
         attach_lora(recipe);
     else

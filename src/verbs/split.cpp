@@ -1,26 +1,26 @@
 // `split`: dense models out of a mixture of experts.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <random>
+#include <map>
 
 #include "arch/open_tokenizer.h"
-#include "calibrate/domain_tokens.h"
-#include "data/conversations.h"
-#include "data/packing.h"
 #include "error.h"
-#include "evaluate/perplexity.h"
-#include "io/sha256.h"
+#include "io/file.h"
 #include "io/staged_directory.h"
 #include "progress.h"
 #include "split/recovery.h"
 #include "split/split_plan.h"
 #include "split/splitter.h"
+#include "verbs/heal.h"
 #include "verbs/model_options.h"
 #include "verbs/resource_use.h"
+#include "verbs/split_lessons.h"
+#include "verbs/training_run.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -31,37 +31,24 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// A text: what a method learns from, and what is kept apart to judge the result by.
-struct Domain {
-    std::string name;
-    calibrate::DomainTokens learn;
-    data::TokenStream judge;
-};
-
-// One line of the closing table.
-struct Judged {
-    std::string name;
-    std::int64_t parameters = 0, active_parameters = 0;
-    std::vector<double> perplexity;  // by domain
-    double tokens_per_second = 0;
-};
-
 class Split final : public Verb {
 public:
     void declare(CLI::App& app) override {
         app.add_option("MOE", moe_, "directory, .gguf file or org/name in the hub cache")->required();
-        app.add_option("OUT", out_, "directory to write; with --all, one directory a model inside it")->required();
+        app.add_option("OUT", out_, "directory to write; of several models, one directory each inside it")->required();
         app.add_option("--expert", expert_, "expert of every layer, from 0; or `shared`");
         app.add_option("--experts-per-layer", experts_file_, "JSON list with an expert, or a list of them, for every MoE layer");
         app.add_flag("--all", options_.all, "a model for every expert (slice) or for every path of tokens (routed)");
         app.add_option("--method", method_, "slice, mean, slerp, concat, routed or fit (default: fit with --data and no experts named, else slice)");
         app.add_option("--data", data_, "text the model is to be good at: file, .jsonl or folder (repeat for several domains)");
+        app.add_option("--students", students_, "fitted models: as many as there are --data, one for each; else one for each kind of text the experts tell apart")->check(CLI::Range(1, 256));
         app.add_option("--width", options_.width, "neurons of each layer, for concat and fit (default: those active for a token)")->check(CLI::Range(1, 1 << 24));
         app.add_option("--tokens", tokens_, "to learn from, in all (default 16384)")->check(CLI::Range(64, 1 << 26));
+        app.add_option("--heal", heal_, "distil what was made from the mixture: so many steps, or a file with keys of a training recipe");
         app.add_option("--ctx", context_, "tokens of a sequence (default 512)")->check(CLI::Range(8, 1 << 20));
         app.add_option("--shared", shared_, "concat (the default) puts the shared expert beside the others, drop leaves it out")->check(CLI::IsMember({"concat", "drop"}));
         app.add_flag("--align", options_.align, "of mean: permute each expert's neurons to those of the first before");
-        app.add_flag("--report,!--no-report", report_, "compare perplexities on text kept apart (on by default with --data)");
+        app.add_flag("--report,!--no-report", report_, "compare perplexity, speed and samples, on text kept apart (on by default with --data)");
         app.add_option("--out-shard-size", shard_size_, "largest file of weights: 5GB, 500MB, ... (default 5GB)");
         app.add_flag("--resume", write_.resume, "go on where an interrupted run with the same options stopped");
         app.add_flag("--force", write_.force, "replace OUT when it exists");
@@ -74,35 +61,43 @@ public:
         read_options(moe);
         checkpoint::check_output(out_, {moe.checkpoint.path}, 0, write_);
         const model::Placement placement = placement_for(common, moe);
-        const std::vector<Domain> domains = read_domains(moe);
-        std::vector<model::StreamedBatch> fit, held_out;
-        for (const Domain& domain : domains) {
-            fit.insert(fit.end(), domain.learn.fit.begin(), domain.learn.fit.end());
-            held_out.insert(held_out.end(), domain.learn.held_out.begin(), domain.learn.held_out.end());
-        }
+        const std::int64_t context = std::min(context_, moe.spec.max_positions);
+        const std::vector<SplitText> texts = read_split_texts(moe_, data_, moe.spec, {.tokens = tokens_, .heal_tokens = heal_tokens(moe.spec, placement), .context = context});
+        options_.data_identity = identity_of(texts);
+        std::vector<model::StreamedBatch> all;
+        for (const SplitText& text : texts) all.insert(all.end(), text.learn.fit.begin(), text.learn.fit.end());
+
         // A fit measures what it needs itself, on its way through the layers.
-        const bool measured = !fit.empty() && options_.method != split::Method::fit;
-        const std::vector<split::LayerRouting> routing = measured ? split::measure_routing_flow(moe, fit, placement) : split::uniform_routing(moe);
-        const std::vector<split::DenseModel> models = split::plan_dense_models(moe, options_, routing, measured, fit, held_out, placement);
+        const bool measured = !all.empty() && options_.method != split::Method::fit;
+        const std::vector<split::LayerRouting> routing = measured ? split::measure_routing_flow(moe, all, placement) : split::uniform_routing(moe);
+        const bool each = students_ > 1 && students_ == static_cast<std::int64_t>(texts.size());
+        Lessons lessons = students_ > 1 && !each ? lessons_by_kind(moe, texts, students_, context, placement) : lessons_by_text(texts, each);
+        const std::vector<split::DenseModel> models = split::plan_dense_models(moe, options_, routing, measured, std::move(lessons.fit), placement);
 
         std::vector<split::SplitPlan> plans;
         std::uint64_t bytes = 0;
-        std::int64_t parameters = 0;
         for (const split::DenseModel& model : models) {
             plans.push_back(split::plan_split(moe, model.mlps, model.width, out_of(model).filename().string(), model.about));
             bytes += checkpoint::plan_layout(plans.back().output, write_.shard_bytes).bytes;
-            parameters += plans.back().twin.spec.num_parameters();
         }
-        checkpoint::check_output(out_, {moe.checkpoint.path}, bytes, write_);
+        checkpoint::check_output(out_, {moe.checkpoint.path}, heal_.empty() ? bytes : 2 * bytes, write_);
         tell_plan(moe, models, plans, bytes);
-        if (options_.all) fs::create_directories(io::output_path(out_));
-        for (std::size_t i = 0; i < models.size(); ++i) write(models[i], plans[i]);
+        if (!models[0].name.empty()) fs::create_directories(io::output_path(out_));
 
-        const std::vector<Judged> judged = report_ && !domains.empty() ? judge(common, moe, models, domains) : std::vector<Judged>();
+        for (std::size_t i = 0; i < models.size(); ++i) write(models[i], plans[i]);
+        const std::uint64_t peak_rss = peak_rss_bytes();  // of the split itself: what follows holds whole models
+        std::optional<SplitReport> report;
+        if (report_ && !texts.empty()) {
+            report.emplace(lessons.judge, arch::open_tokenizer(moe_), context, common);
+            report->judge("mixture", moe);
+        }
+        for (std::size_t i = 0; i < models.size(); ++i) finish(common, i, models[i], plans[i], lessons, placement, report ? &*report : nullptr);
+        if (report) file_report(models, *report);
+        const double seconds = seconds_since(start);
         if (common.json)
-            print_json(models, plans, domains, judged, bytes, parameters, seconds_since(start));
+            print_json(models, plans, report ? &*report : nullptr, bytes, seconds, peak_rss);
         else
-            print_text(models, domains, judged, bytes, seconds_since(start));
+            print_text(models, report ? &*report : nullptr, bytes, seconds, peak_rss);
     }
 
 private:
@@ -114,7 +109,7 @@ private:
         if (chosen > 1) throw Error(ErrorCode::usage, "--expert, --experts-per-layer and --all exclude each other");
         options_.method = split::parse_method(!method_.empty() ? method_ : data_.empty() || chosen > 0 ? "slice" : "fit");
         if (split::needs_data(options_.method) && data_.empty())
-            throw Error(ErrorCode::usage, fmt::format("--method {} needs --data", method_), "text like that which the model is for; some tens of thousands of tokens");
+            throw Error(ErrorCode::usage, fmt::format("--method {} needs --data", split::method_name(options_.method)), "text like that which the model is for; some tens of thousands of tokens");
         // A mixture of dense models keeps their recipe: its experts are whole models without the shared one.
         const bool of_dense_models = fs::exists(moe.checkpoint.path / "mergekit_moe_config.yml");
         options_.shared = shared_.empty() ? (of_dense_models && options_.method == split::Method::slice ? split::Shared::drop : split::Shared::concat)
@@ -134,6 +129,9 @@ private:
                         "or --data FILE: a dense model fitted to what the mixture does with that text");
         if (options_.width > 0 && options_.method != split::Method::concat && options_.method != split::Method::fit)
             throw Error(ErrorCode::usage, fmt::format("--width goes with --method concat and fit: {} is as wide as an expert", split::method_name(options_.method)));
+        if (students_ > 1 && options_.method != split::Method::fit)
+            throw Error(ErrorCode::usage, fmt::format("--students goes with --method fit, not {}", split::method_name(options_.method)));
+        if (!heal_.empty() && data_.empty()) throw Error(ErrorCode::usage, "--heal needs --data", "the text on which the mixture is to be imitated");
         if (expert_ == "shared") {
             options_.shared_only = true;
         } else if (!expert_.empty()) {
@@ -146,39 +144,16 @@ private:
         }
     }
 
-    std::vector<Domain> read_domains(const arch::OpenModel& moe) {
-        std::vector<Domain> domains;
-        if (data_.empty()) return domains;
-        const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(moe_);
-        const data::ChatRenderer render_chat = data::chat_renderer_of(moe_);
-        const std::int64_t share = tokens_ / static_cast<std::int64_t>(data_.size());
-        io::Sha256 hash;
-        for (const std::string& file : data_) {
-            const std::int64_t judged = std::min<std::int64_t>(judge_tokens, share / 2);
-            std::vector<data::Document> documents = data::read_documents(file, render_chat);
-            shuffle(documents);
-            data::TokenStream text = data::tokenize(documents, tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(share + judged));
-            const auto total = static_cast<std::int64_t>(text.size());
-            // A fifth of what there is, when there is less than was asked for.
-            const std::int64_t kept = std::min(judged, total / 5);
-            Domain domain{.name = fs::path(file).filename().string()};
-            domain.judge.ids.assign(text.ids.end() - kept, text.ids.end());
-            domain.judge.learn.assign(text.learn.end() - kept, text.learn.end());
-            text.ids.resize(static_cast<std::size_t>(std::min(share, total - kept)));
-            hash.update(std::as_bytes(std::span(text.ids)));
-            if (total < share) info(fmt::format("{}: {} tokens of text, {} were asked for", file, total, share));
-            domain.learn = calibrate::cut_domain(std::move(text.ids), {.tokens = share, .context = std::min(context_, moe.spec.max_positions)},
-                                                 moe.spec.vocab_size, file);
-            domains.push_back(std::move(domain));
-        }
-        options_.data_identity = hash.hex();
-        return domains;
+    HealSettings heal_settings(const arch::ModelSpec& moe, const model::Placement& placement) const {
+        return {.heal = heal_, .teacher = moe_, .data = data_, .context = std::min(context_, moe.max_positions), .hidden_size = moe.hidden_size,
+                .dtype = placement.dtype == at::kFloat ? "float32" : "bfloat16"};
     }
 
-    // Files often hold one kind of text after the other: what is taken has to be of all of them.
-    static void shuffle(std::vector<data::Document>& documents) {
-        std::mt19937_64 random(1);
-        for (std::size_t i = documents.size(); i > 1; --i) std::swap(documents[i - 1], documents[random() % i]);
+    std::int64_t heal_tokens(const arch::ModelSpec& moe, const model::Placement& placement) const {
+        if (heal_.empty()) return 0;
+        const train::TrainRecipe recipe = heal_recipe(heal_settings(moe, placement));
+        constexpr std::int64_t many = 1 << 26;
+        return recipe.steps ? std::min(many, *recipe.steps * recipe.batch_size * recipe.grad_accumulation * recipe.seq_len + 1) : many;
     }
 
     fs::path out_of(const split::DenseModel& model) const {
@@ -195,41 +170,79 @@ private:
         if (!plans[0].twin.note.empty()) info(plans[0].twin.note);
     }
 
+    // Writes a model, or the student that is to be healed to it.
     void write(const split::DenseModel& model, const split::SplitPlan& plan) const {
-        const fs::path out = out_of(model);
+        const fs::path out = out_of(model), target = heal_.empty() ? out : unhealed_path(out);
         if (const std::string text = split::recovery_text(model.recovery); !text.empty()) info(fmt::format("{}: {}", out.string(), text));
-        if (write_.resume && fs::exists(out / "config.json")) return info(fmt::format("{}: is there already", out.string()));
-        checkpoint::write_model(plan.output, out, write_);
+        for (const fs::path& there : {out, target})
+            if (write_.resume && fs::exists(there / "config.json")) return info(fmt::format("{}: is there already", there.string()));
+        checkpoint::write_model(plan.output, target, write_);
         if (model.student == nullptr) return;
         for (const split::StudentLayer& layer : model.student->report())
             info(fmt::format("layer {}: output error {:.1f} % (held out {:.1f} %), {} neurons of the shared expert", layer.layer, 100 * layer.error,
                              100 * layer.held_out_error, layer.from_shared));
     }
 
-    std::vector<Judged> judge(const CommonOptions& common, const arch::OpenModel& moe, const std::vector<split::DenseModel>& models, const std::vector<Domain>& domains) const {
-        std::vector<Judged> lines;
-        const auto add = [&](std::string name, const arch::OpenModel& model) {
-            Judged line{.name = std::move(name), .parameters = model.spec.num_parameters(), .active_parameters = model.spec.num_active_parameters()};
-            std::int64_t tokens = 0;
-            const auto start = Clock::now();
-            for (const Domain& domain : domains) {
-                const auto result = evaluate::perplexity_streamed(model, placement_for(common, model), domain.judge, std::nullopt,
-                                                                  {.context = std::min(context_, model.spec.max_positions)});
-                line.perplexity.push_back(result.perplexity());
-                tokens += result.tokens;
-            }
-            line.tokens_per_second = static_cast<double>(tokens) / seconds_since(start);
-            lines.push_back(std::move(line));
-        };
-        add("mixture", moe);
-        for (const split::DenseModel& model : models) add(model.name.empty() ? std::string(split::method_name(options_.method)) : model.name, arch::open_model(out_of(model).string()));
-        return lines;
+    // Heals model `i`, where that was asked for, and judges it.
+    void finish(const CommonOptions& common, std::size_t i, const split::DenseModel& model, const split::SplitPlan& plan, const Lessons& lessons,
+                const model::Placement& placement, SplitReport* report) {
+        const fs::path out = out_of(model), unhealed = unhealed_path(out);
+        const std::string name = model.name.empty() ? std::string(split::method_name(options_.method)) : model.name;
+        if (!heal_.empty() && !(write_.resume && fs::exists(out / "config.json"))) {
+            if (report != nullptr) report->judge(name, arch::open_model(unhealed.string()));
+            healed_.emplace(i, heal(common, out, lessons.heal.at(std::min(i, lessons.heal.size() - 1)), lessons.judged(), plan, placement).result);
+        }
+        if (!heal_.empty()) fs::remove_all(unhealed);
+        if (report != nullptr) report->judge(heal_.empty() ? name : name + ", healed", arch::open_model(out.string()));
     }
 
-    void print_json(const std::vector<split::DenseModel>& models, const std::vector<split::SplitPlan>& plans, const std::vector<Domain>& domains,
-                    const std::vector<Judged>& judged, std::uint64_t bytes, std::int64_t parameters, double seconds) const {
+    TrainingOutcome heal(const CommonOptions& common, const fs::path& out, const data::TokenStream& text, const data::TokenStream& judge, const split::SplitPlan& plan,
+                         const model::Placement& placement) const {
+        HealSettings settings = heal_settings(plan.twin.spec, placement);
+        settings.student = unhealed_path(out).string();
+        train::TrainRecipe recipe = heal_recipe(settings);
+        if (common.seed != 0) recipe.seed = common.seed;
+        const auto length = static_cast<std::size_t>(recipe.seq_len);
+        TrainingData data{.learn = data::PackedSequences(text, length), .judge = data::PackedSequences(judge, length)};
+        if (data.learn.size() == 0 || data.learn.num_learnt() == 0)
+            throw Error(ErrorCode::mismatch, fmt::format("{}: {} tokens to heal it with, not one sequence of {}", out.string(), text.size(), length), "give more text (--data), or a shorter --ctx");
+        const auto card = [&](const TrainingOutcome& outcome) {
+            return readme(plan) + fmt::format("\n## Healed\n\nThen distilled from the mixture ({}, {:.2f} M weights) for {} steps of {} tokens. The recipe is in `train_recipe.yml`, "
+                                              "the loss of every step in `train_metrics.jsonl` and drawn in `train_curve.html`.\n\n{}",
+                                              train::trainable_name(recipe.trainable), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,
+                                              recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, loss_table(outcome.result));
+        };
+        return run_training(recipe, {.out = io::output_path(out), .write = write_, .data = std::move(data), .card = card}, common.device);
+    }
+
+    static std::string readme(const split::SplitPlan& plan) {
+        for (const checkpoint::OutputFile& file : plan.output.files)
+            if (file.name == "README.md") return std::get<std::string>(file.content);
+        return {};
+    }
+
+    // The report stands in each model's card; that of several models also beside them.
+    void file_report(const std::vector<split::DenseModel>& models, const SplitReport& report) const {
+        constexpr std::string_view heading = "\n## Report\n\n";
+        constexpr std::size_t limit = 4u << 20;
+        for (const split::DenseModel& model : models) {
+            const std::string path = (out_of(model) / "README.md").string();
+            std::string card = io::read_file(path, limit);
+            card.resize(std::min(card.size(), card.find(heading)));
+            replace_text_file(path, fmt::format("{}{}{}", card, heading, report.markdown()));
+        }
+        if (models[0].name.empty()) return;
+        const fs::path folder = fs::path(out_);
+        replace_text_file((folder / "README.md").string(), fmt::format("# Dense models of {}\n\n{}", fs::path(moe_).lexically_normal().filename().string(), report.markdown()));
+        replace_text_file((folder / "report.json").string(), report.json().dump(2, ' ', false, io::Json::error_handler_t::replace) + "\n");
+    }
+
+    void print_json(const std::vector<split::DenseModel>& models, const std::vector<split::SplitPlan>& plans, const SplitReport* report, std::uint64_t bytes, double seconds,
+                    std::uint64_t peak_rss) const {
+        std::int64_t parameters = 0;
+        for (const split::SplitPlan& plan : plans) parameters += plan.twin.spec.num_parameters();
         io::Json result{{"out", out_}, {"bytes", bytes}, {"parameters", parameters}, {"active_parameters", parameters}, {"seconds", seconds},
-                        {"peak_rss_bytes", peak_rss_bytes()}, {"method", split::method_name(options_.method)}, {"models", io::Json::array()}};
+                        {"peak_rss_bytes", peak_rss}, {"method", split::method_name(options_.method)}, {"models", io::Json::array()}};
         for (std::size_t i = 0; i < models.size(); ++i) {
             io::Json one{{"out", out_of(models[i]).string()}, {"architecture", plans[i].twin.spec.architecture->model_type}, {"width", models[i].width},
                          {"parameters", plans[i].twin.spec.num_parameters()}};
@@ -237,45 +250,32 @@ private:
             if (models[i].student != nullptr)
                 for (const split::StudentLayer& layer : models[i].student->report())
                     one["layers"].push_back({{"layer", layer.layer}, {"lambda", layer.lambda}, {"error", layer.error}, {"held_out_error", layer.held_out_error}});
+            if (const auto healed = healed_.find(i); healed != healed_.end()) {
+                const train::TrainResult& run = healed->second;
+                one["heal"] = {{"steps", run.steps}, {"tokens", run.tokens}, {"tokens_per_second", run.tokens_per_second()}, {"first_loss", run.first_loss}, {"last_loss", run.last_loss}};
+            }
             result["models"].push_back(std::move(one));
         }
-        for (const Judged& line : judged) {
-            io::Json by_domain = io::Json::object();
-            for (std::size_t d = 0; d < domains.size(); ++d) by_domain[domains[d].name] = line.perplexity[d];
-            result["report"].push_back({{"model", line.name}, {"parameters", line.parameters}, {"active_parameters", line.active_parameters},
-                                        {"ppl", by_domain}, {"tokens_per_second", line.tokens_per_second}});
-        }
-        fmt::print("{}\n", result.dump());
+        if (report != nullptr) result["report"] = report->json();
+        fmt::print("{}\n", result.dump(-1, ' ', false, io::Json::error_handler_t::replace));
     }
 
-    void print_text(const std::vector<split::DenseModel>& models, const std::vector<Domain>& domains, const std::vector<Judged>& judged, std::uint64_t bytes, double seconds) const {
-        if (!judged.empty()) {
-            fmt::print("| model | parameters | active |");
-            for (const Domain& domain : domains) fmt::print(" {} |", printable(domain.name, 32));
-            fmt::print(" tokens/s |\n|---|--:|--:|");
-            for (std::size_t d = 0; d < domains.size(); ++d) fmt::print("--:|");
-            fmt::print("--:|\n");
-            for (const Judged& line : judged) {
-                fmt::print("| {} | {:.1f} M | {:.1f} M |", line.name, static_cast<double>(line.parameters) / 1e6, static_cast<double>(line.active_parameters) / 1e6);
-                for (const double ppl : line.perplexity) fmt::print(" {:.3f} |", ppl);
-                fmt::print(" {:.0f} |\n", line.tokens_per_second);
-            }
-            fmt::print("\nPerplexity on text that nothing was fitted to.\n\n");
-        }
+    void print_text(const std::vector<split::DenseModel>& models, const SplitReport* report, std::uint64_t bytes, double seconds,
+                    std::uint64_t peak_rss) const {
+        if (report != nullptr) fmt::print("{}\n", report->markdown());
         fmt::print("{}: {} model{}, {:.1f} MB in {:.1f} s, peak memory {:.0f} MB\n", out_, models.size(), models.size() == 1 ? "" : "s",
-                   static_cast<double>(bytes) / 1e6, seconds, static_cast<double>(peak_rss_bytes()) / 1e6);
+                   static_cast<double>(bytes) / 1e6, seconds, static_cast<double>(peak_rss) / 1e6);
         const std::string first = out_of(models[0]).string();
         fmt::print("\nnext:\n  mixwright generate {0} -p \"...\"\n  mixwright eval {0} --task ppl:FILE\n", first);
     }
 
-    static constexpr std::int64_t judge_tokens = 8192;  // of each domain, for the report
-
-    std::string moe_, out_, expert_, experts_file_, method_, shared_, shard_size_ = "5GB";
+    std::string moe_, out_, expert_, experts_file_, method_, shared_, heal_, shard_size_ = "5GB";
     std::vector<std::string> data_;
-    std::int64_t tokens_ = 16384, context_ = 512;
+    std::int64_t tokens_ = 16384, context_ = 512, students_ = 1;
     bool report_ = true;
     split::SplitOptions options_;
     checkpoint::WriteOptions write_;
+    std::map<std::size_t, train::TrainResult> healed_;   // by the number of the model
 };
 
 }  // namespace

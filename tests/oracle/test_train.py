@@ -71,16 +71,16 @@ def learning_rate(step):
     return 3e-4 + (3e-3 - 3e-4) * 0.5 * (1 + math.cos(math.pi * (step - 5) / (STEPS - 5)))
 
 
-def reference_losses(model, parameters, stream, auxiliary=None):
+def optimise(parameters, stream, losses_of):
+    """Trains `parameters` as RECIPE says; losses_of(rows) gives the loss that is reported and what is added to it."""
     parameters = list(parameters)
     optimizer = torch.optim.AdamW([dict(params=[p for p in parameters if p.dim() > 1], weight_decay=0.1),
                                    dict(params=[p for p in parameters if p.dim() == 1], weight_decay=0)], betas=(0.9, 0.95), eps=1e-8)
     losses = []
     for step, rows in enumerate(batches(stream)):
-        output = model(rows[:, :-1], output_router_logits=True) if auxiliary else model(rows[:, :-1])
-        loss = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), rows[:, 1:].flatten())
+        loss, added = losses_of(rows)
         optimizer.zero_grad()
-        (loss + auxiliary(output.router_logits, model.config.num_experts_per_tok) if auxiliary else loss).backward()
+        (loss + added).backward()
         for parameter in parameters:  # an expert without tokens: stacked experts, ours and theirs, have a gradient of zero
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.nn.utils.clip_grad_norm_(parameters, 0.5)
@@ -89,6 +89,15 @@ def reference_losses(model, parameters, stream, auxiliary=None):
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def reference_losses(model, parameters, stream, auxiliary=None):
+    def losses_of(rows):
+        output = model(rows[:, :-1], output_router_logits=True) if auxiliary else model(rows[:, :-1])
+        loss = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), rows[:, 1:].flatten())
+        return loss, auxiliary(output.router_logits, model.config.num_experts_per_tok) if auxiliary else 0
+
+    return optimise(parameters, stream, losses_of)
 
 
 PARTS = {"all": r".", "mlp": r"\.mlp\.", "experts": r"\.mlp\.(experts|shared_expert)\.", "router": r"\.mlp\.(gate|shared_expert_gate)\."}
@@ -101,7 +110,8 @@ def chosen(model, trainable):
 
 
 @pytest.mark.parametrize("variant, trainable", [("llama-tied", "all"), ("qwen3", "all"), ("llama", "mlp"), ("qwen2", "all"), ("mixtral", "all"),
-                                                ("qwen3_moe", "all"), ("qwen2_moe", "all"), ("qwen2_moe", "experts"), ("qwen2_moe-norm", "router")])
+                                                ("qwen3_moe", "all"), ("qwen2_moe", "all"), ("qwen2_moe", "experts"), ("qwen2_moe-norm", "router"),
+                                                ("granite", "all"), ("gemma2", "mlp")])
 def test_losses_equal_transformers(variant, trainable, setup, tmp_path):
     recipe, stream = setup(variant, trainable=trainable)
     result, losses = train(recipe, tmp_path / "out")

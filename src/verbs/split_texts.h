@@ -1,0 +1,32 @@
+// The texts `split` is given: each cut into what a method learns from, what a student is healed with, and what is kept apart to
+// judge the result by.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "calibrate/domain_tokens.h"
+#include "data/packing.h"
+
+namespace mixwright::verbs {
+
+struct SplitText {
+    std::string name;                    // of the file
+    calibrate::DomainTokens learn;
+    data::TokenStream heal;              // what `learn` was cut from, and more of it
+    data::TokenStream judge;             // of which the others hold nothing
+};
+
+struct SplitTextSettings {
+    std::int64_t tokens = 16'384;        // to learn from, in all
+    std::int64_t heal_tokens = 0;        // to heal with, in all
+    std::int64_t context = 512;
+};
+
+/// Documents are taken in a shuffled order, the same every time: files often hold one kind of text after the other.
+std::vector<SplitText> read_split_texts(const std::string& moe, const std::vector<std::string>& files, const arch::ModelSpec& spec, const SplitTextSettings& settings);
+
+/// Changes whenever what is learnt from does.
+std::string identity_of(const std::vector<SplitText>& texts);
+
+}  // namespace mixwright::verbs

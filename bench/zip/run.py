@@ -69,7 +69,7 @@ class CopyTask:
 
         if not self.windows:
             return math.nan, math.nan
-        (place / "ids.json").write_text(json.dumps({"ids": self.windows}))
+        (place / "ids.json").write_text(json.dumps(self.windows))
         subprocess.run([binary, "logits", model, "--ids", place / "ids.json", "-o", place / "logits.safetensors", "--threads", str(threads), "--progress", "none"],
                        check=True, capture_output=True)
         best = load_file(place / "logits.safetensors")["logits"].argmax(-1)

@@ -46,7 +46,7 @@ public:
             ->check(CLI::IsMember({"none", "ls"}))->capture_default_str();
         app.add_option("--sequential", sequential_, "a layer's statistics come from the zipped layers below (on) or the original ones (off)")
             ->check(CLI::IsMember({"on", "off"}))->capture_default_str();
-        app.add_option("--budget", budget_, "uniform: every layer keeps the same share; loss: by what the loss needs (not with --format standard)")
+        app.add_option("--budget", budget_, "uniform: every layer keeps the same share; loss: by what the loss needs (not there yet)")
             ->check(CLI::IsMember({"uniform", "loss"}))->capture_default_str();
         app.add_option("--out-shard-size", shard_size_, "largest safetensors file: 5GB, 500MB, ...")->capture_default_str();
         app.add_flag("--card,!--no-card", card_, "write a model card, README.md (on by default)");

@@ -47,7 +47,7 @@ def main():
         place = Path(folder)
         common = [word for file in options.data for word in ("--data", file)] + ["--tokens", options.tokens, "--ctx", "256", "--quiet"]
         subprocess.run([options.binary, "profile", options.moe, *common, "-o", place / "s.safetensors", "--report", place / "profile.html"], check=True)
-        subprocess.run([options.binary, "zip", options.moe, place / Path(options.moe).name, *common, "--keep", "0.75", "--report", place / "zip.html"], check=True)
+        subprocess.run([options.binary, "zip", options.moe, place / Path(options.moe).name, *common, "--keep", "0.5", "--report", place / "zip.html"], check=True)
         for name, (page, heading, dark) in SHOTS.items():
             file, picture = place / f"{name}.html", place / f"{name}.png"
             file.write_text(only((place / f"{page}.html").read_text(), heading))

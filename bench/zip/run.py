@@ -69,7 +69,7 @@ class CopyTask:
 
         if not self.windows:
             return math.nan, math.nan
-        (place / "ids.json").write_text(json.dumps({"ids": self.windows}))
+        (place / "ids.json").write_text(json.dumps(self.windows))
         subprocess.run([binary, "logits", model, "--ids", place / "ids.json", "-o", place / "logits.safetensors", "--threads", str(threads), "--progress", "none"],
                        check=True, capture_output=True)
         best = load_file(place / "logits.safetensors")["logits"].argmax(-1)
@@ -134,12 +134,12 @@ def main():
                                      "--refit", refit, "--keep", keep, "--threads", options.threads)
                         rises.append(loss(options.binary, out, options.test, options) - base)
                         kept, accuracy = task.scores(options.binary, out, place, options.threads)
-                        copies.append(kept / exact if exact else math.nan)
+                        copies.append(kept / exact if exact >= 0.1 else math.nan)  # of few, a share says nothing
                         figures.append({"model": name, "method": method, "refit": refit, "keep": keep, "draw": number, "kept": result["kept_expert_bytes"], "rise": rises[-1],
                                         "exact": kept, "accuracy": accuracy, "seconds": result["seconds"], "peak_rss_bytes": result["peak_rss_bytes"],
                                         "base": base, "base_exact": exact, "base_accuracy": right, **facts})
                     difference = [a - b for a, b in zip(rises, first.setdefault(keep, rises))]
-                    cells += [shown(rises), shown(difference) if first[keep] is not rises else "", f"{100 * statistics.mean(copies):.0f} %"]
+                    cells += [shown(rises), shown(difference) if first[keep] is not rises else "", "-" if math.isnan(copies[0]) else f"{100 * statistics.mean(copies):.0f} %"]
                 print(f"| {method} | {refit} | " + " | ".join(cells) + " |", flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(figures, indent=1))

@@ -30,6 +30,7 @@ public:
     }
 
     void run(const CommonOptions& common) override {
+        if (!report_.empty()) check_page(report_);
         const arch::OpenModel model = arch::open_model(model_);
         const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens_, context_), placement_for(common, model, "float32"));
         write(profile);

@@ -1,6 +1,7 @@
 #include "verbs/profiled_texts.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -47,6 +48,14 @@ std::vector<calibrate::ProfiledText> profiled_texts(const std::string& model_nam
         texts.push_back(std::move(text));
     }
     return texts;
+}
+
+void check_page(const std::string& path) {
+    const fs::path parent = fs::path(path).parent_path();
+    std::error_code error;
+    if (fs::is_directory(path, error)) throw Error(ErrorCode::usage, fmt::format("--report {}: is a folder", printable(path)), "name a .html file in it");
+    if (!parent.empty() && !fs::is_directory(parent, error))
+        throw Error(ErrorCode::usage, fmt::format("--report {}: there is no folder {}", printable(path), printable(parent.string())));
 }
 
 void write_page(const std::string& path, const std::string& page) {

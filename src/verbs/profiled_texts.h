@@ -13,6 +13,8 @@ namespace mixwright::verbs {
 std::vector<calibrate::ProfiledText> profiled_texts(const std::string& model_name, const arch::OpenModel& model, const std::vector<std::string>& paths,
                                                     std::int64_t tokens, std::int64_t context);
 
+/// Before the work for it begins: Error(usage) when `path` is a folder, or lies in one that is not there.
+void check_page(const std::string& path);
 /// Writes the page to `path`. Error(io) names it.
 void write_page(const std::string& path, const std::string& page);
 

@@ -102,7 +102,7 @@ function barChart(title, labels, series, format) {
 }
 
 if (D.zip) (function made() {
-  const z = D.zip, labels = z.layers.map(l => l.layer), fine = v => percent(v, 2);
+  const z = D.zip, labels = z.layers.map(l => l.layer), worst = Math.max(...z.layers.map(l => l.unfitted_error || 0)), fine = v => percent(v, worst < 0.002 ? 3 : 2);
   $('zip').hidden = false;
   $('errors').innerHTML = barChart('error of the block, by layer', labels, [
     {name: 'before the refit', colour: mix('--accent', '--low', 0.55), values: z.layers.map(l => l.unfitted_error)},

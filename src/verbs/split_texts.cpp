@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <random>
 
 #include "arch/open_tokenizer.h"
 #include "data/conversations.h"
@@ -16,11 +15,6 @@ namespace mixwright::verbs {
 namespace {
 
 constexpr std::int64_t judge_tokens = 8192;  // of each text
-
-void shuffle(std::vector<data::Document>& documents) {
-    std::mt19937_64 random(1);
-    for (std::size_t i = documents.size(); i > 1; --i) std::swap(documents[i - 1], documents[random() % i]);
-}
 
 data::TokenStream cut(const data::TokenStream& text, std::int64_t begin, std::int64_t count) {
     data::TokenStream part;
@@ -39,8 +33,7 @@ std::vector<SplitText> read_split_texts(const std::string& moe, const std::vecto
     const auto num_files = static_cast<std::int64_t>(files.size());
     const std::int64_t share = settings.tokens / num_files, wanted = std::max(share, settings.heal_tokens / num_files);
     for (const std::string& file : files) {
-        std::vector<data::Document> documents = data::read_documents(file, render_chat);
-        shuffle(documents);
+        const std::vector<data::Document> documents = calibrate::mixed_documents({std::filesystem::path(file)}, render_chat);
         const std::int64_t judged = std::min(judge_tokens, share / 2);
         const data::TokenStream text = data::tokenize(documents, tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(wanted + judged));
         const auto total = static_cast<std::int64_t>(text.size());

@@ -10,6 +10,7 @@
 #include "checkpoint/safetensors_source.h"
 #include "checkpoint/tensor_file.h"
 #include "error.h"
+#include "model/head.h"
 #include "ops/vocabulary_loss.h"
 #include "progress.h"
 
@@ -99,8 +100,7 @@ private:
     }
 
     at::Tensor of_the_loss(const at::Tensor& stream) const {
-        const arch::ModelSpec& spec = model_.spec;
-        const ops::HeadForm head{.bias = outer_.lm_head_bias, .divisor = spec.logits_divisor, .softcap = spec.logit_softcap};
+        const ops::HeadForm head = model::head_form(decoder_, outer_);
         return backward(stream, [&](const model::StreamedBatch& batch, const at::Tensor& leaf, std::int64_t) {
             const std::int64_t predicted = batch.ids.size(1) - 1;
             const at::Tensor hidden = decoder_.final_norm(outer_, leaf).narrow(1, 0, predicted).flatten(0, 1);

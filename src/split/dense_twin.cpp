@@ -65,6 +65,8 @@ DenseTwin dense_twin(const ModelSpec& mixture, std::int64_t width) {
         throw Error(ErrorCode::mismatch, fmt::format("a {} model without MoE layers: there is nothing to split", name));
     if (std::ranges::any_of(moe.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); }))
         throw Error(ErrorCode::unsupported, fmt::format("{}: experts that work on each other's output have no dense form", name));
+    if (std::ranges::any_of(moe.layers, [](const arch::LayerSpec& layer) { return layer.zipped.has_value(); }))
+        throw Error(ErrorCode::unsupported, fmt::format("{}: its experts share rows, none of them is an MLP of its own", name), "split the mixture that was zipped");
 
     std::string reasons;
     for (const Pair& pair : twins) {

@@ -15,7 +15,7 @@ struct DenseTwin {
 };
 
 /// The twin of `moe` whose MLPs have `width` neurons (those of layers that were dense already included, which may be
-/// narrower). Error(mismatch) when `moe` has no MoE layer, Error(unsupported) when its experts are chained
+/// narrower). Error(mismatch) when `moe` has no MoE layer, Error(unsupported) when its experts are chained, share rows
 /// or there is no form for it.
 DenseTwin dense_twin(const arch::ModelSpec& moe, std::int64_t width);
 

@@ -33,7 +33,7 @@ std::vector<SplitText> read_split_texts(const std::string& moe, const std::vecto
     const auto num_files = static_cast<std::int64_t>(files.size());
     const std::int64_t share = settings.tokens / num_files, wanted = std::max(share, settings.heal_tokens / num_files);
     for (const std::string& file : files) {
-        const std::vector<data::Document> documents = calibrate::mixed_documents({file}, render_chat);
+        const std::vector<data::Document> documents = calibrate::mixed_documents({std::filesystem::path(file)}, render_chat);
         const std::int64_t judged = std::min(judge_tokens, share / 2);
         const data::TokenStream text = data::tokenize(documents, tokenizer, tokenizer.eos_id(), static_cast<std::size_t>(wanted + judged));
         const auto total = static_cast<std::int64_t>(text.size());

@@ -23,7 +23,7 @@ struct SplitTextSettings {
     std::int64_t context = 512;
 };
 
-/// Documents are taken in a shuffled order, the same every time: files often hold one kind of text after the other.
+/// A text of each file, its documents mixed. Error as from read_documents() and cut_domain().
 std::vector<SplitText> read_split_texts(const std::string& moe, const std::vector<std::string>& files, const arch::ModelSpec& spec, const SplitTextSettings& settings);
 
 /// Changes whenever what is learnt from does.

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct ProfiledText {
 
 struct LayerProfile {
     std::int64_t layer = 0;
+    std::optional<std::int64_t> iteration;  // of a chained layer, which has a profile for each
     at::Tensor counts;          // [S, E] int64: tokens routed to each expert
     at::Tensor gate_mass;       // [S, E] f64: the sum of its gates
     at::Tensor output_norm;     // [S, E] f64: mean of g ||y|| over its tokens
@@ -40,6 +42,8 @@ struct LayerProfile {
     double matched_partner = 0;     // the same for the partner that a maximum-weight matching gives
     merge::Groups matching;         // that matching
 
+    /// "3"; "3.1" for the second iteration of a chained layer.
+    std::string label() const;
     /// N_ij N / (N_i N_j) over all files, [E, E] f64; 1 for experts that ignore each other.
     at::Tensor lift(std::int64_t tokens) const;
     /// Total of coactivation over files, [E, E] f64.

@@ -60,7 +60,9 @@ io::Json profile_json(const Profile& profile, bool with_matrices) {
                       {"matched_partner_p", rounded(layer.matched_partner)},
                       {"speed_bound", rounded(profile.speed_bound(layer.matched_partner))},
                       {"matching", layer.matching}};
+        if (layer.iteration) json["iteration"] = *layer.iteration;
         if (with_matrices) {
+            json["label"] = layer.label();
             json["counts"] = list(layer.counts);
             json["gate_mass"] = list(layer.gate_mass);
             json["output_norm"] = list(layer.output_norm);

@@ -11,12 +11,13 @@ namespace mixwright::train {
 struct ForwardOptions {
     AuxiliaryWeights auxiliary;
     bool checkpointing = false;
+    const Team* everyone = nullptr;   // those who have a part of the batch each; null: nobody else
 };
 
 struct ForwardResult {
     at::Tensor hidden;         // [B, L, D] behind the final norm
     at::Tensor auxiliary;      // scalar f32, or undefined without any
-    double largest_load = 0;   // see AuxiliaryLoss
+    std::vector<RouterLoad> loads;   // of all routers, in order
 };
 
 /// ids [B, L]. With `checkpointing` only the input of each layer is kept; the layer runs again, to the same bits, when its

@@ -86,7 +86,7 @@ public:
     void run(const CommonOptions& common) override {
         const auto start = Clock::now();
         TrainRecipe recipe = read_train_recipe(recipe_file_);
-        const Ranks ranks = Ranks::from_environment();
+        const Ranks ranks = Ranks::from_environment(recipe.expert_parallel);
         if (!ranks.leads()) set_progress_sink(nullptr);
         if (!common.dtype.empty()) recipe.dtype = training_dtype(common.dtype);
         if (common.seed != 0) recipe.seed = common.seed;
@@ -106,11 +106,13 @@ public:
         const std::int64_t steps = total_steps(recipe, sequences.size());
 
         // The first rank keeps the files; the others read its state.
-        RunFiles run_files(out, identity(recipe, files, sequences), write_.resume, write_.force, ranks.leads());
-        TrainedModel model(std::move(files), recipe, model::compute_device(common.device));
+        RunFiles run_files(out, identity(recipe, files, sequences), write_.resume, write_.force, ranks);
+        TrainedModel model(std::move(files), recipe, model::compute_device(common.device), ranks);
         info(fmt::format("{}: {:.2f} M of {:.1f} M weights are trained ({}), {} steps of {} tokens, {} sequences of {} tokens an epoch",
                          recipe.config ? "new model" : recipe.model, static_cast<double>(model.num_trained()) / 1e6, static_cast<double>(model.files().spec.num_parameters()) / 1e6,
-                         trainable_name(recipe.trainable), steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, sequences.size(), recipe.seq_len));
+                         recipe.trained_parts(), steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, sequences.size(), recipe.seq_len));
+        if (recipe.seq_len > model.files().spec.max_positions)
+            warn(fmt::format("{}: seq_len {} is longer than the {} positions the model is made for", recipe.source, recipe.seq_len, model.files().spec.max_positions));
         TrainHooks hooks;
         if (write_.resume) {
             RunFiles::Restored restored = run_files.restore(model.parameters());
@@ -119,10 +121,11 @@ public:
         }
         if (ranks.leads()) {
             hooks.log = [&](const Json& line) { run_files.log(line); };
-            hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
         }
+        hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
         ranks.sum({0.0});  // nobody writes before all have read
         const TrainResult result = train::train(model, recipe, sequences, eval_sequences, steps, hooks, ranks);
+        model.gather_masters();
         if (!ranks.leads()) return;
 
         const std::uint64_t bytes = recipe.adapter ? write_adapter(model, recipe, result, run_files, out) : write_merged(model, recipe, result, run_files, out, base_files);
@@ -153,7 +156,7 @@ private:
         if (!recipe.config) card += fmt::format("base_model: {}\nbase_model_relation: {}\n", Json(base).dump(), recipe.adapter ? "adapter" : "finetune");
         card += fmt::format("library_name: {}\npipeline_tag: text-generation\ntags:\n- mixwright\n---\n\n# {}\n\n", recipe.adapter ? "peft" : "transformers", name);
         card += fmt::format("{} by `mixwright train` ({}, {:.2f} M weights) for {} steps of {} tokens.\n\n| | |\n|---|---|\n",
-                            recipe.config ? "Trained from scratch" : base + " trained", trainable_name(recipe.trainable),
+                            recipe.config ? "Trained from scratch" : base + " trained", recipe.trained_parts(),
                             static_cast<double>(model.num_trained()) / 1e6, result.steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len);
         card += fmt::format("| training loss, first step | {:.4f} |\n| training loss, last step | {:.4f} |\n", result.first_loss, result.last_loss);
         if (result.eval_before) card += fmt::format("| evaluation loss before | {:.4f} (perplexity {:.3f}) |\n", *result.eval_before, std::exp(*result.eval_before));

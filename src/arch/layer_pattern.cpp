@@ -78,12 +78,12 @@ void parse_window(const Architecture& architecture, const ConfigReader& config, 
 
 }  // namespace
 
-Chain parse_chain(const ConfigReader& config, std::int64_t layer) {
+Chain parse_chain(const ConfigReader& config, std::int64_t layer, std::int64_t num_layers) {
     Chain chain;
     // One number for all layers, or a list with one a layer.
     if (const auto each = config.integers("inner_iter", 1, max_iterations); each.size() == 1)
         chain.iterations = each.front();
-    else if (static_cast<std::size_t>(layer) < each.size())
+    else if (std::ssize(each) == num_layers)
         chain.iterations = each[static_cast<std::size_t>(layer)];
     else if (!each.empty())
         config.fail("inner_iter", "expected a number, or a list with one for each layer");
@@ -115,7 +115,7 @@ std::vector<LayerSpec> parse_layers(const ConfigReader& config, const Architectu
         spec.rope = layer_rotates(architecture, config, layer, num_layers);
         parse_window(architecture, config, spec, layer, num_layers);
         spec.local_rope = architecture.local_rope && spec.sliding_window > 0;
-        if (moe && architecture.moe->chained) spec.chain = parse_chain(config, layer);
+        if (moe && architecture.moe->chained) spec.chain = parse_chain(config, layer, num_layers);
     }
     return layers;
 }

@@ -13,6 +13,6 @@ std::vector<LayerSpec> parse_layers(const ConfigReader& config, const Architectu
 
 /// The chain of a MoE layer in the keys of coe_deepseekv2 (inner_iter, use_igate, inner_residual, outer_residual, or
 /// `residual`: "inner", "outer", "addinit", "none").
-Chain parse_chain(const ConfigReader& config, std::int64_t layer);
+Chain parse_chain(const ConfigReader& config, std::int64_t layer, std::int64_t num_layers);
 
 }  // namespace mixwright::arch

@@ -37,8 +37,11 @@ public:
         for (std::int64_t layer = 0; layer < spec_.num_layers; ++layer) {
             const model::LayerWeights weights = model::load_layer(model_, layer, placement_);
             const bool moe = spec_.layers[static_cast<std::size_t>(layer)].kind == arch::LayerKind::moe;
-            std::vector<RoutedLayer> routed = pass(weights, layer, moe);
-            if (moe) profiles.push_back(measure(weights.moe, layer, routed));
+            const std::vector<std::vector<RoutedLayer>> routed = pass(weights, layer, moe);
+            for (std::size_t t = 0; t < routed.size(); ++t) {
+                profiles.push_back(measure(weights.moe, layer, routed[t]));
+                if (spec_.layers[static_cast<std::size_t>(layer)].chain) profiles.back().iteration = static_cast<std::int64_t>(t);
+            }
             model::drop_layer(model_, layer);
             progress.advance();
         }
@@ -46,8 +49,9 @@ public:
     }
 
 private:
-    std::vector<RoutedLayer> pass(const model::LayerWeights& weights, std::int64_t layer, bool moe) {
-        std::vector<RoutedLayer> routed;
+    // [iteration][file]
+    std::vector<std::vector<RoutedLayer>> pass(const model::LayerWeights& weights, std::int64_t layer, bool moe) {
+        std::vector<std::vector<RoutedLayer>> routed(moe ? static_cast<std::size_t>(spec_.iterations(layer)) : 0);
         for (auto& stream : streams_) {
             RoutedLayerTaps taps;
             for (at::Tensor& hidden : stream) {
@@ -55,7 +59,9 @@ private:
                 if (moe) taps.layer_output(hidden);
                 check_interrupted();
             }
-            if (moe) routed.push_back(taps.take(0));
+            if (!moe) continue;
+            std::vector<RoutedLayer> iterations = taps.take_iterations(0);
+            for (std::size_t t = 0; t < iterations.size(); ++t) routed[t].push_back(std::move(iterations[t]));
         }
         return routed;
     }
@@ -185,6 +191,8 @@ private:
 
 }  // namespace
 
+std::string LayerProfile::label() const { return iteration ? fmt::format("{}.{}", layer, *iteration) : fmt::format("{}", layer); }
+
 at::Tensor LayerProfile::together() const { return coactivation.sum(0).to(at::kDouble); }
 
 at::Tensor LayerProfile::lift(std::int64_t tokens) const {
@@ -196,16 +204,16 @@ Profile profile_model(const arch::OpenModel& model, std::vector<ProfiledText> te
     const arch::ModelSpec& spec = model.spec;
     if (!spec.is_moe())
         throw Error(ErrorCode::unsupported, fmt::format("{}: {} is a dense architecture, it has no experts to profile", model.checkpoint.name, spec.architecture->model_type));
-    if (spec.architecture->mlp == arch::MlpForm::plain || spec.architecture->moe->expert_bias ||
-        std::ranges::any_of(spec.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); }))
+    if (spec.architecture->mlp == arch::MlpForm::plain || spec.architecture->moe->expert_bias)
         throw Error(ErrorCode::unsupported, fmt::format("{}: experts of the form of {} are not profiled yet", model.checkpoint.name, spec.architecture->model_type));
     const c10::InferenceMode guard;
     Profile profile;
     profile.layers = Profiler(model, texts, placement).run();
     for (const ProfiledText& text : texts) profile.tokens += text.tokens;
     profile.texts = std::move(texts);
-    profile.expert_share = static_cast<double>(3 * spec.top_k * spec.expert_width * spec.hidden_size * std::ssize(profile.layers)) /
-                           static_cast<double>(spec.num_active_parameters());
+    // Of the weights that a token passes through, those of a chain's experts in each iteration anew.
+    const std::int64_t experts = 3 * spec.top_k * spec.expert_width * spec.hidden_size, moe_layers = std::ranges::count(spec.layers, arch::LayerKind::moe, &arch::LayerSpec::kind);
+    profile.expert_share = static_cast<double>(experts * std::ssize(profile.layers)) / static_cast<double>(spec.num_active_parameters() + experts * (std::ssize(profile.layers) - moe_layers));
     return profile;
 }
 

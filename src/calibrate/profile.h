@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct Grouping {
 
 struct LayerProfile {
     std::int64_t layer = 0;
+    std::optional<std::int64_t> iteration;  // of a chained layer, which has a profile for each
     at::Tensor counts;          // [S, E] int64: tokens routed to each expert
     at::Tensor gate_mass;       // [S, E] f64: the sum of its gates
     at::Tensor output_norm;     // [S, E] f64: mean of g ||y|| over its tokens
@@ -50,6 +52,8 @@ struct LayerProfile {
     std::vector<Grouping> groupings;
     std::vector<at::Tensor> sample; // [S] of [n, K] int64: the experts of each text's first tokens, heaviest first
 
+    /// "3"; "3.1" for the second iteration of a chained layer.
+    std::string label() const;
     /// N_ij N / (N_i N_j) over all files, [E, E] f64; 1 for experts that ignore each other.
     at::Tensor lift(std::int64_t tokens) const;
     /// Total of coactivation over files, [E, E] f64.

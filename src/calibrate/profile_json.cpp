@@ -79,7 +79,9 @@ io::Json profile_json(const Profile& profile, bool with_matrices) {
         for (const Grouping& grouping : layer.groupings)
             json["groupings"].push_back({{"by", grouping.by}, {"size", grouping.size}, {"touched", rounded(grouping.touched)},
                                          {"speed_bound", rounded(profile.grouping_bound(grouping))}});
+        if (layer.iteration) json["iteration"] = *layer.iteration;
         if (with_matrices) {
+            json["label"] = layer.label();
             json["counts"] = list(layer.counts);
             json["gate_mass"] = list(layer.gate_mass);
             json["output_norm"] = list(layer.output_norm);

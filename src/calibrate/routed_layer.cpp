@@ -22,14 +22,15 @@ at::Tensor expert_activations(const ops::Mlp& expert, const at::Tensor& x) {
     return ops::gated_activation(expert.gate(x), expert.up(x), expert.activation, expert.swiglu_limit).to(at::kFloat);
 }
 
-void RoutedLayerTaps::mlp_input(std::int64_t, const at::Tensor& hidden_BLD) {
-    inputs_.push_back(hidden_BLD.reshape({-1, hidden_BLD.size(-1)}));
-}
+void RoutedLayerTaps::mlp_input(std::int64_t, const at::Tensor& hidden_BLD) { input_ = hidden_BLD.reshape({-1, hidden_BLD.size(-1)}); }
 
 void RoutedLayerTaps::routing(std::int64_t, const ops::Routing& routing) {
-    logits_.push_back(routing.logits);
-    experts_.push_back(routing.experts);
-    gates_.push_back(routing.weights.to(at::kFloat));
+    if (static_cast<std::int64_t>(iterations_.size()) <= routing.iteration) iterations_.emplace_back();
+    Batches& batches = iterations_[static_cast<std::size_t>(routing.iteration)];
+    batches.inputs.push_back(input_);
+    batches.logits.push_back(routing.logits);
+    batches.experts.push_back(routing.experts);
+    batches.gates.push_back(routing.weights.to(at::kFloat));
 }
 
 void RoutedLayerTaps::layer_output(const at::Tensor& hidden_BLD) {
@@ -37,11 +38,14 @@ void RoutedLayerTaps::layer_output(const at::Tensor& hidden_BLD) {
     weights_.push_back(stream.square().mean(1).clamp_min(1e-12).rsqrt());
 }
 
-RoutedLayer RoutedLayerTaps::take(std::int64_t num_fit) {
-    RoutedLayer layer{.inputs = at::cat(inputs_), .logits = at::cat(logits_), .experts = at::cat(experts_), .gates = at::cat(gates_),
-                      .weights = at::cat(weights_), .num_fit = num_fit};
-    for (auto* list : {&inputs_, &logits_, &experts_, &gates_, &weights_}) list->clear();
-    return layer;
+std::vector<RoutedLayer> RoutedLayerTaps::take_iterations(std::int64_t num_fit) {
+    std::vector<RoutedLayer> layers;
+    const at::Tensor weights = at::cat(weights_);
+    for (const Batches& b : iterations_)
+        layers.push_back({.inputs = at::cat(b.inputs), .logits = at::cat(b.logits), .experts = at::cat(b.experts), .gates = at::cat(b.gates), .weights = weights, .num_fit = num_fit});
+    iterations_.clear();
+    weights_.clear();
+    return layers;
 }
 
 }  // namespace mixwright::calibrate

@@ -37,7 +37,8 @@ struct RoutedLayer {
 /// What enters an expert's down projection, [n, F] f32.
 at::Tensor expert_activations(const ops::Mlp& expert, const at::Tensor& x);
 
-/// Taps that collect a RoutedLayer over batches, those for fitting first. One layer at a time: take() empties them.
+/// Taps that collect a RoutedLayer over batches, those for fitting first; of a chained layer, one for each iteration. One layer at a
+/// time: take() empties them.
 class RoutedLayerTaps final : public model::Taps {
 public:
     void mlp_input(std::int64_t layer, const at::Tensor& hidden_BLD) override;
@@ -45,10 +46,17 @@ public:
     /// The stream after the layer, of the batch that just passed, [B, L, D].
     void layer_output(const at::Tensor& hidden_BLD);
 
-    RoutedLayer take(std::int64_t num_fit);
+    /// Of the first iteration, which is all of a layer that is not chained.
+    RoutedLayer take(std::int64_t num_fit) { return std::move(take_iterations(num_fit).front()); }
+    std::vector<RoutedLayer> take_iterations(std::int64_t num_fit);
 
 private:
-    std::vector<at::Tensor> inputs_, logits_, experts_, gates_, weights_;
+    struct Batches {
+        std::vector<at::Tensor> inputs, logits, experts, gates;
+    };
+    at::Tensor input_;                  // of the routing to come
+    std::vector<Batches> iterations_;
+    std::vector<at::Tensor> weights_;
 };
 
 }  // namespace mixwright::calibrate

@@ -87,7 +87,10 @@ at::Tensor Decoder::moe(const MoeWeights& weights, std::int64_t layer, std::int6
     const std::size_t router = weights.routers.size() > 1 ? static_cast<std::size_t>(iteration) : 0;
     ops::Routing routing = ops::route(x_ND, weights.routers[router], ops::router_form(spec_));
     routing.iteration = iteration;
-    if (taps != nullptr) taps->routing(layer, routing);
+    if (taps != nullptr) {
+        if (iteration > 0) taps->mlp_input(layer, x_BLD);  // run_layer() showed the first
+        taps->routing(layer, routing);
+    }
     at::Tensor y_ND = experts(weights, x_ND, routing);
     if (weights.shared.down.weight.defined()) {
         at::Tensor shared = weights.shared(x_ND);

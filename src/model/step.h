@@ -18,7 +18,7 @@ public:
     virtual ~Taps() = default;
     /// The residual stream before the layer, [B, L, D].
     virtual void layer_input(std::int64_t layer, const at::Tensor& hidden_BLD);
-    /// What the MLP or router sees: the post-attention norm of the stream, [B, L, D].
+    /// What the MLP or router sees: the post-attention norm of the stream, [B, L, D]. In a chain, once for each iteration.
     virtual void mlp_input(std::int64_t layer, const at::Tensor& hidden_BLD);
     /// Where the N = B * L tokens of a MoE layer go. In a chain, once for each iteration (routing.iteration).
     virtual void routing(std::int64_t layer, const ops::Routing& routing);

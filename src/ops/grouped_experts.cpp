@@ -149,6 +149,7 @@ public:
 }  // namespace
 
 at::Tensor grouped_experts(const at::Tensor& x, const Routing& routing, const ExpertStack& experts) {
+    if (experts.processes != nullptr) return exchanged_experts(x, routing, experts, *experts.processes);
     return GroupedExperts::apply(x, routing.weights, routing.experts, experts.gate_up, experts.down);
 }
 

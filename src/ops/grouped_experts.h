@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "ops/expert_exchange.h"
 #include "ops/router.h"
 
 namespace mixwright::ops {
@@ -12,6 +13,7 @@ namespace mixwright::ops {
 struct ExpertStack {
     at::Tensor gate_up;   // [E, 2F, D]: an expert's gate projection above its up projection
     at::Tensor down;      // [E, D, F]
+    const RowExchange* processes = nullptr;  // when E is one process's share of the experts: who has the others
 
     bool defined() const { return down.defined(); }
 };

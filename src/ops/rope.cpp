@@ -123,7 +123,7 @@ RopeAngles rope_angles(const arch::Rope& rope, std::int64_t head_dim, std::int64
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const RopeAngles& angles) {
-    if (!angles.interleaved && rope_kernel_applies(x)) return rotate_with_kernel(x, angles.cos, angles.sin);
+    if (rope_kernel_applies(x)) return rotate_with_kernel(x, angles);
     // [L, d] broadcasts over B and H as it is; [B, L, d] needs the head dimension.
     const bool per_sequence = angles.cos.dim() == 3;
     const at::Tensor cos = (per_sequence ? angles.cos.unsqueeze(1) : angles.cos).to(x.scalar_type());

@@ -1,15 +1,17 @@
-// Rotation of queries and keys without autograd on a CPU, in one pass.
+// Rotation of queries and keys on a CPU, in one pass forward and one back.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+
+#include "ops/rope.h"
 
 namespace mixwright::ops {
 
 /// Whether rotate_with_kernel takes x [B, H, L, d].
 bool rope_kernel_applies(const at::Tensor& x);
 
-/// Rotates the first r of d in the half-split form, the rest stays. x [B, H, L, d] with a contiguous last dimension; cos and
-/// sin f32 [L, r] or [B, L, r]. The result [B, H, L, d] is a view of a contiguous [B, L, H, d].
-at::Tensor rotate_with_kernel(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
+/// Rotates the first r of d, the rest stays. x [B, H, L, d] with a dense last dimension. The result [B, H, L, d] is a view of a
+/// contiguous [B, L, H, d]; neighbouring pairs come out as halves. Differentiable.
+at::Tensor rotate_with_kernel(const at::Tensor& x, const RopeAngles& angles);
 
 }  // namespace mixwright::ops

@@ -14,8 +14,15 @@ struct Parameter {
     std::string name;
     at::Tensor working;         // a leaf that requires grad, f32 or bf16, contiguous
     at::Tensor master;          // f32; `working` itself when that is f32
-    at::Tensor mean, variance;  // f32: running averages of the gradient and its square
+    at::Tensor mean, variance;  // f32: running averages of the gradient and its square; undefined when no gradient moves it
     bool decays = true;         // whether weight decay applies
+    // Of several ranks (ownership.h): whether each has a share of it along dimension 0, and which member of its team owns what is
+    // here. Others have no mean and variance, and a master only where that is `working`.
+    bool divided = false;
+    std::int64_t owner = 0;
+
+    /// Whether the optimiser moves it; correction biases move by a rule of their own.
+    bool by_gradient() const { return working.requires_grad(); }
 };
 
 /// A parameter with fresh state, starting at the f32 tensor `value`, computing in `dtype`. Norms and biases do not decay.

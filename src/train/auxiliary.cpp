@@ -2,18 +2,16 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-
 namespace mixwright::train {
 
-void AuxiliaryLoss::routing(std::int64_t, const ops::Routing& routing) {
+void AuxiliaryLoss::routing(std::int64_t layer, const ops::Routing& routing) {
     const std::int64_t tokens = routing.experts.size(0), top_k = routing.experts.size(1), num_experts = routing.logits.size(1);
     at::Tensor counts;   // [B, E]
     {
         const at::NoGradGuard guard;
         const at::Tensor chosen = routing.experts.reshape({batch_, -1});
         counts = at::zeros({batch_, num_experts}, routing.weights.options().requires_grad(false)).scatter_add_(1, chosen, at::ones({1, 1}, routing.weights.options()).expand_as(chosen));
-        loads_.push_back(counts.sum(0) / static_cast<double>(tokens * top_k));
+        loads_.push_back({layer, routing.iteration, counts.sum(0).to(at::kCPU, at::kDouble)});
     }
     if (!weights_.any()) return;
 
@@ -24,15 +22,16 @@ void AuxiliaryLoss::routing(std::int64_t, const ops::Routing& routing) {
         const at::Tensor probabilities = scores.view({batch_, -1, num_experts}).mean(1);   // [B, E]
         const at::Tensor frequency = counts * (static_cast<double>(num_experts * batch_) / static_cast<double>(tokens * top_k));  // 1 when balanced
         if (weights_.sequence_balance > 0) add((frequency * probabilities).sum(1).mean() * weights_.sequence_balance);
-        if (weights_.batch_balance > 0) add((frequency.mean(0) * probabilities.mean(0)).sum() * weights_.batch_balance);
+        if (weights_.batch_balance > 0) {
+            at::Tensor share = loads_.back().counts.clone();
+            everyone_.sum(share).wait();
+            share = (share * (static_cast<double>(num_experts) / share.sum())).to(probabilities.options());
+            add((share * probabilities.mean(0)).sum() * weights_.batch_balance);
+        }
     }
     if (weights_.router_z > 0) add(at::logsumexp(routing.logits.to(at::kFloat), {-1}).square().mean() * weights_.router_z);
 }
 
-double AuxiliaryLoss::largest_load() const {
-    double largest = 0;
-    for (const at::Tensor& load : loads_) largest = std::max(largest, load.max().item<double>() * static_cast<double>(load.numel()));
-    return largest;
-}
+double RouterLoad::largest() const { return (counts.max() / counts.mean().clamp_min(1e-9)).item<double>(); }
 
 }  // namespace mixwright::train

@@ -4,7 +4,6 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
 #include <functional>
 
 namespace mixwright::train {
@@ -15,7 +14,7 @@ using torch::autograd::variable_list;
 
 struct LayerOutput {
     at::Tensor hidden, auxiliary;
-    double largest_load = 0;
+    std::vector<RouterLoad> loads;
 };
 
 using RunLayer = std::function<LayerOutput(const at::Tensor& hidden)>;
@@ -28,11 +27,11 @@ struct Replay : torch::CustomClassHolder {
 // that second run, directly; the function itself passes on only that of its input.
 class Recomputed : public torch::autograd::Function<Recomputed> {
 public:
-    static variable_list forward(AutogradContext* context, const at::Tensor& hidden, const c10::intrusive_ptr<Replay>& replay, double* largest_load) {
+    static variable_list forward(AutogradContext* context, const at::Tensor& hidden, const c10::intrusive_ptr<Replay>& replay, std::vector<RouterLoad>* loads) {
         context->save_for_backward({hidden});
         context->saved_data["replay"] = c10::IValue::make_capsule(replay);
-        const LayerOutput out = replay->run(hidden);
-        *largest_load = out.largest_load;
+        LayerOutput out = replay->run(hidden);
+        *loads = std::move(out.loads);
         return {out.hidden, out.auxiliary.defined() ? out.auxiliary : at::zeros({}, hidden.options().dtype(at::kFloat))};
     }
 
@@ -57,16 +56,18 @@ public:
 }  // namespace
 
 ForwardResult forward(const model::Decoder& decoder, const model::ModelWeights& weights, const at::Tensor& ids, const ForwardOptions& options) {
+    static const Team alone;
+    const Team& everyone = options.everyone != nullptr ? *options.everyone : alone;
     const std::int64_t batch = ids.size(0);
     const model::Step step = decoder.step(ids.size(1), ids.device());
     ForwardResult result{.hidden = decoder.embed(weights, ids)};
     for (std::int64_t layer = 0; layer < decoder.spec().num_layers; ++layer) {
-        const RunLayer run = [&decoder, &weights, &options, step, layer, batch](const at::Tensor& hidden) {
-            AuxiliaryLoss auxiliary(options.auxiliary, batch, decoder.spec());
+        const RunLayer run = [&decoder, &weights, &options, &everyone, step, layer, batch](const at::Tensor& hidden) {
+            AuxiliaryLoss auxiliary(options.auxiliary, batch, decoder.spec(), everyone);
             model::Step own = step;
             own.taps = &auxiliary;
             const at::Tensor out = decoder.run_layer(weights.layers[static_cast<std::size_t>(layer)], layer, hidden, own);
-            return LayerOutput{out, auxiliary.total(), auxiliary.largest_load()};
+            return LayerOutput{out, auxiliary.total(), std::move(auxiliary.loads())};
         };
         LayerOutput out;
         if (options.checkpointing && at::GradMode::is_enabled()) {
@@ -74,7 +75,7 @@ ForwardResult forward(const model::Decoder& decoder, const model::ModelWeights& 
             replay->run = run;
             // Without a gradient of its own the first layer's input would leave the function out of the graph.
             if (!result.hidden.requires_grad()) result.hidden = result.hidden.detach().requires_grad_(true);
-            const variable_list both = Recomputed::apply(result.hidden, replay, &out.largest_load);
+            const variable_list both = Recomputed::apply(result.hidden, replay, &out.loads);
             out.hidden = both[0];
             out.auxiliary = both[1];
         } else {
@@ -83,7 +84,7 @@ ForwardResult forward(const model::Decoder& decoder, const model::ModelWeights& 
         result.hidden = out.hidden;
         if (options.keep_streams) result.streams.push_back(out.hidden);
         if (out.auxiliary.defined()) result.auxiliary = result.auxiliary.defined() ? result.auxiliary + out.auxiliary : out.auxiliary;
-        result.largest_load = std::max(result.largest_load, out.largest_load);
+        for (RouterLoad& load : out.loads) result.loads.push_back(std::move(load));
     }
     result.hidden = decoder.final_norm(weights, result.hidden);
     return result;

@@ -14,12 +14,13 @@ struct ForwardOptions {
     AuxiliaryWeights auxiliary;
     bool checkpointing = false;
     bool keep_streams = false;   // for losses on what the layers say
+    const Team* everyone = nullptr;   // those who have a part of the batch each; null: nobody else
 };
 
 struct ForwardResult {
     at::Tensor hidden;         // [B, L, D] behind the final norm
     at::Tensor auxiliary;      // scalar f32, or undefined without any
-    double largest_load = 0;   // see AuxiliaryLoss
+    std::vector<RouterLoad> loads;   // of all routers, in order
     std::vector<at::Tensor> streams;  // [B, L, D] behind each layer, when they are kept
 };
 

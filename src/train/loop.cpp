@@ -11,7 +11,9 @@
 #include "model/head.h"
 #include "ops/vocabulary_loss.h"
 #include "progress.h"
+#include "train/bias_balance.h"
 #include "train/forward.h"
+#include "train/gradient_sums.h"
 
 namespace mixwright::train {
 namespace {
@@ -74,50 +76,33 @@ private:
     std::vector<std::uint32_t> order_;
 };
 
-// Gradients of several micro-batches, summed in f32 and put back where the optimiser looks for them.
-class GradientSum {
-public:
-    explicit GradientSum(std::vector<Parameter>& parameters) : parameters_(parameters), sums_(parameters.size()) {}
-
-    void take() {
-        for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            at::Tensor& gradient = parameters_[i].working.mutable_grad();
-            if (!gradient.defined()) continue;
-            if (sums_[i].defined())
-                sums_[i] += gradient;
-            else
-                sums_[i] = gradient.to(at::kFloat);
-            gradient.reset();
-        }
-    }
-    void put_back() {
-        for (std::size_t i = 0; i < parameters_.size(); ++i)
-            if (sums_[i].defined()) parameters_[i].working.mutable_grad() = sums_[i].to(parameters_[i].working.scalar_type());
-    }
-
-private:
-    std::vector<Parameter>& parameters_;
-    std::vector<at::Tensor> sums_;
-};
-
 struct StepReport {
     double loss = 0, gradient_norm = 0;
-    double stream = 0;                        // the part of the loss that is the teacher's streams'
-    double auxiliary = 0, largest_load = 0;   // of the routers; see train/auxiliary.h
-    std::int64_t counted = 0;                 // tokens whose prediction counts, over all ranks
-    std::int64_t tokens = 0;                  // all of them
+    double stream = 0;                 // the part of the loss that is the teacher's streams'
+    double auxiliary = 0;              // of the routers; see train/auxiliary.h
+    std::vector<RouterLoad> loads;     // of all routers, over the micro-batches and ranks
+    bool interrupted = false;          // some rank was asked to stop
+    std::int64_t counted = 0;          // tokens whose prediction counts, over all ranks
+    std::int64_t tokens = 0;           // all of them
+
+    double largest_load() const {
+        double largest = 0;
+        for (const RouterLoad& load : loads) largest = std::max(largest, load.largest());
+        return largest;
+    }
 };
 
-// The loss of the text, or what the teacher makes of it; a sum over this batch that is a mean over the step.
+// The loss of the text, or what the teacher makes of it; a sum over this batch that is a mean over the step. It has a gradient
+// also when nothing counts here: every rank goes through every layer.
 at::Tensor loss_of(const TrainedModel& model, const ForwardResult& out, const Batch& batch, const Teacher* teacher, StepReport& report) {
     const at::Tensor hidden = at_counted(out.hidden, batch.counted), &head = model.weights().lm_head;
     const ops::HeadForm form = model::head_form(model.decoder(), model.weights());
-    const double scale = 1.0 / static_cast<double>(report.counted);
+    const double scale = report.counted > 0 ? 1.0 / static_cast<double>(report.counted) : 0.0;
     if (teacher == nullptr) return ops::vocabulary_loss(hidden, head, batch.targets, scale, 1024, form);
     const Teacher::Lesson lesson = teacher->teach(batch.ids);
     const ops::DistillationWeights& weights = teacher->weights();
-    at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kFloat));
-    if (weights.divergence > 0 || weights.cross_entropy > 0)
+    at::Tensor loss = hidden.narrow(0, 0, 0).sum().to(at::kFloat);
+    if (batch.targets.numel() > 0 && (weights.divergence > 0 || weights.cross_entropy > 0))
         loss = ops::distillation_loss(hidden, head, form, teacher->head(at_counted(lesson.hidden, batch.counted)), batch.targets, weights, scale);
     if (teacher->stream_weight() > 0) {
         const at::Tensor stream = stream_error(out.streams, lesson.streams) * (teacher->stream_weight() / static_cast<double>(report.tokens));
@@ -127,8 +112,44 @@ at::Tensor loss_of(const TrainedModel& model, const ForwardResult& out, const Ba
     return loss;
 }
 
-// Forward and backward over the micro-batches of one step; gradients are left in the parameters.
-StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options, const Ranks& ranks, const Teacher* teacher) {
+void add_up(std::vector<RouterLoad>& sums, std::vector<RouterLoad> loads) {
+    if (sums.empty()) {
+        sums = std::move(loads);
+        return;
+    }
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i].counts += loads[i].counts;
+}
+
+bool interrupt_waits() {
+    try {
+        check_interrupted();
+    } catch (const Error&) {
+        return true;
+    }
+    return false;
+}
+
+// What the ranks must agree on before the update.
+void agree(StepReport& report, const std::vector<Parameter>& parameters, const Ranks& ranks) {
+    report.gradient_norm = gradient_norm(parameters);
+    if (ranks.size() == 1) return;
+    const std::vector<double> sums = ranks.sum({report.loss, report.auxiliary, report.stream, report.gradient_norm * report.gradient_norm, interrupt_waits() ? 1.0 : 0.0});
+    report.loss = sums[0];
+    report.auxiliary = sums[1];
+    report.stream = sums[2];
+    report.gradient_norm = std::sqrt(sums[3]);
+    report.interrupted = sums[4] > 0;
+    if (report.loads.empty()) return;
+    std::vector<at::Tensor> counts;
+    for (const RouterLoad& load : report.loads) counts.push_back(load.counts);
+    const at::Tensor all = at::stack(counts);
+    ranks.everyone().sum(all).wait();
+    for (std::size_t i = 0; i < counts.size(); ++i) report.loads[i].counts = all[static_cast<std::int64_t>(i)];
+}
+
+// Forward and backward over the micro-batches of one step; gradients are left in the parameters, each with its owner.
+StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options, GradientSums& gradients, const Ranks& ranks,
+                      const Teacher* teacher) {
     StepReport report;
     for (const Batch& batch : batches) {
         report.counted += batch.targets.numel();
@@ -137,29 +158,21 @@ StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, co
     const std::vector<double> counts = ranks.sum({static_cast<double>(report.counted), static_cast<double>(report.tokens)});
     report.counted = static_cast<std::int64_t>(counts[0]);
     report.tokens = static_cast<std::int64_t>(counts[1]);
-    for (Parameter& p : model.parameters()) p.working.mutable_grad().reset();
-    GradientSum sum(model.parameters());
+    gradients.start();
     for (const Batch& batch : batches) {
-        if (batch.targets.numel() == 0) continue;
-        const ForwardResult out = forward(model.decoder(), model.weights(), batch.ids, options);
+        ForwardResult out = forward(model.decoder(), model.weights(), batch.ids, options);
         at::Tensor loss = loss_of(model, out, batch, teacher, report);
         report.loss += loss.item<double>();
-        report.largest_load = std::max(report.largest_load, out.largest_load);
+        add_up(report.loads, std::move(out.loads));
         if (out.auxiliary.defined()) {
             const at::Tensor share = out.auxiliary / static_cast<double>(static_cast<std::int64_t>(batches.size()) * ranks.size());
             report.auxiliary += share.item<double>();
             loss = loss + share;
         }
-        loss.backward();
-        if (batches.size() > 1) sum.take();
+        gradients.backward(loss, &batch == &batches.back());
     }
-    if (batches.size() > 1) sum.put_back();
-    ranks.sum_gradients(model.parameters());
-    const std::vector<double> sums = ranks.sum({report.loss, report.auxiliary, report.stream});
-    report.loss = sums[0];
-    report.auxiliary = sums[1];
-    report.stream = sums[2];
-    report.gradient_norm = gradient_norm(model.parameters());
+    gradients.finish();
+    agree(report, model.parameters(), ranks);
     return report;
 }
 
@@ -179,7 +192,7 @@ bool has_stalled(const std::vector<double>& losses, std::int64_t patience) {
 }  // namespace
 
 double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weights, const data::PackedSequences& sequences,
-                 std::int64_t batch_size, std::int64_t max_tokens) {
+                 std::int64_t batch_size, std::int64_t max_tokens, const Ranks& ranks) {
     const at::NoGradGuard guard;
     const std::size_t length = sequences.length();
     const std::size_t count = std::min(sequences.size(), std::max<std::size_t>(static_cast<std::size_t>(max_tokens) / length, 1));
@@ -187,15 +200,22 @@ double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weigh
     std::int64_t counted = 0;
     Progress progress("evaluating", count * length, "tokens");
     for (std::size_t begin = 0; begin < count; begin += static_cast<std::size_t>(batch_size)) {
+        // Every rank runs the model, also one whose share of a batch is empty: experts may be divided among them.
+        const std::size_t end = std::min(count, begin + static_cast<std::size_t>(batch_size)), step = static_cast<std::size_t>(ranks.size());
         std::vector<std::size_t> rows;
-        for (std::size_t i = begin; i < std::min(count, begin + static_cast<std::size_t>(batch_size)); ++i) rows.push_back(i);
+        for (std::size_t i = begin + static_cast<std::size_t>(ranks.rank()); i < end; i += step) rows.push_back(i);
+        const bool counts = !rows.empty();
+        if (!counts) rows.push_back(begin);
         const Batch batch = make_batch(sequences, rows, weights.embedding.device());
         const at::Tensor hidden = at_counted(forward(decoder, weights, batch.ids, {}).hidden, batch.counted);
-        sum += model::token_losses(decoder, weights, hidden, batch.targets).sum(at::kDouble).item<double>();
-        counted += batch.targets.numel();
-        progress.advance(rows.size() * length);
+        if (counts) {
+            sum += model::token_losses(decoder, weights, hidden, batch.targets).sum(at::kDouble).item<double>();
+            counted += batch.targets.numel();
+        }
+        progress.advance((end - begin) * length);
     }
-    return counted > 0 ? sum / static_cast<double>(counted) : 0;
+    const std::vector<double> sums = ranks.sum({sum, static_cast<double>(counted)});
+    return sums[1] > 0 ? sums[0] / sums[1] : 0;
 }
 
 std::int64_t total_steps(const TrainRecipe& recipe, std::size_t num_sequences) {
@@ -213,7 +233,8 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
     const auto share = static_cast<std::uint64_t>(recipe.batch_size / ranks.size()), first_row = share * static_cast<std::uint64_t>(ranks.rank());
     const Schedule schedule = recipe.schedule(total_steps);
     const AdamWOptions adamw{recipe.beta1, recipe.beta2, recipe.eps, recipe.weight_decay};
-    const ForwardOptions options{recipe.auxiliary, recipe.checkpointing, teacher != nullptr && teacher->stream_weight() > 0};
+    const ForwardOptions options{recipe.auxiliary, recipe.checkpointing, teacher != nullptr && teacher->stream_weight() > 0, &ranks.everyone()};
+    GradientSums gradients(model.parameters(), model.buckets(), ranks);
     const at::Device device = model.weights().embedding.device();
     const auto micro = static_cast<std::uint64_t>(recipe.batch_size), per_step = micro * static_cast<std::uint64_t>(recipe.grad_accumulation);
     const std::uint64_t step_tokens = per_step * sequences.length();
@@ -225,8 +246,7 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
     std::vector<double> eval_losses = hooks.eval_losses;
     const auto evaluate = [&](std::int64_t steps_done) -> std::optional<double> {
         if (eval_sequences.size() == 0) return std::nullopt;
-        const double own = ranks.leads() ? mean_loss(model.decoder(), model.weights(), eval_sequences, recipe.batch_size, recipe.eval_tokens) : 0.0;
-        const double loss = ranks.sum({own}).front();  // so that all agree on when to stop
+        const double loss = mean_loss(model.decoder(), model.weights(), eval_sequences, recipe.batch_size, recipe.eval_tokens, ranks);
         log({{"step", steps_done}, {"eval_loss", loss}});
         eval_losses.push_back(loss);
         return loss;
@@ -249,11 +269,13 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
                 for (std::uint64_t i = first_row; i < first_row + share; ++i) rows.push_back(order[static_cast<std::uint64_t>(steps_done) * per_step + m + i]);
                 batches.push_back(make_batch(sequences, rows, device));
             }
-            const StepReport report = accumulate(model, batches, options, ranks, teacher);
+            const StepReport report = accumulate(model, batches, options, gradients, ranks, teacher);
             check_finite(report, steps_done);
             const double lr = schedule.at(steps_done);
             const double scale = recipe.clip > 0 && report.gradient_norm > recipe.clip ? recipe.clip / (report.gradient_norm + 1e-6) : 1.0;
             adamw_step(model.parameters(), adamw, lr, steps_done + 1, scale);
+            gradients.hand_out_weights();
+            if (recipe.balance_bias > 0) balance_biases(model, report.loads, recipe.balance_bias);
 
             const double seconds = seconds_since(start);
             if (steps_done == hooks.first_step) result.first_loss = report.loss;
@@ -264,9 +286,13 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
             io::Json line{{"step", steps_done}, {"loss", report.loss}, {"lr", lr}, {"gradient_norm", report.gradient_norm}, {"tokens", step_tokens}, {"seconds", seconds}};
             if (options.keep_streams) line["stream_loss"] = report.stream;
             if (recipe.auxiliary.any()) line["auxiliary_loss"] = report.auxiliary;
-            if (report.largest_load > 0) line["largest_load"] = report.largest_load;
+            if (!report.loads.empty()) line["largest_load"] = report.largest_load();
             log(line);
             progress.note(fmt::format("step {}/{}, loss {:.4f}", steps_done, total_steps, report.loss));
+            // Several ranks stop together, at the step that all of them heard of.
+            if (report.interrupted) throw Error(ErrorCode::interrupted, "interrupted", "run the same command with --resume to go on");
+            std::optional<InterruptHold> hold;
+            if (ranks.size() > 1) hold.emplace();
             progress.advance(step_tokens);
             if (steps_done == total_steps) break;
             if (recipe.eval_every > 0 && steps_done % recipe.eval_every == 0) {
@@ -278,6 +304,8 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
             }
             if (recipe.save_every > 0 && steps_done % recipe.save_every == 0) save();
         }
+    } catch (const RankLost&) {
+        throw;
     } catch (const Error& error) {
         // The weights are those of the last good step: a step that fails does not touch them.
         if (error.code() == ErrorCode::interrupted || (error.code() == ErrorCode::failed && steps_done > hooks.first_step)) save();

@@ -24,21 +24,22 @@ struct TrainResult {
     double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 
-/// Mean loss of the tokens that count in `sequences`, `batch_size` sequences at a time, up to about `max_tokens` tokens.
+/// Mean loss of the tokens that count in `sequences`, `batch_size` sequences at a time, up to about `max_tokens` tokens. Several ranks
+/// divide them and learn the same result.
 double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weights, const data::PackedSequences& sequences,
-                 std::int64_t batch_size, std::int64_t max_tokens);
+                 std::int64_t batch_size, std::int64_t max_tokens, const Ranks& ranks = {});
 
 struct TrainHooks {
     std::int64_t first_step = 0;                                // steps a resumed run has behind it
     std::vector<double> eval_losses;                            // of a resumed run's earlier evaluations, in order
     std::function<void(const io::Json& line)> log;              // a line of metrics
-    std::function<void(std::int64_t steps_done)> save;          // keeps the state; called with interrupts held
+    std::function<void(std::int64_t steps_done)> save;          // keeps the state; called with interrupts held, on all ranks together
 };
 
 /// Runs steps [first_step, total_steps). Data order, and with it the result, depends on the recipe alone: running in
 /// pieces gives the same bits as running through. On Ctrl-C the state is saved, then Error(interrupted). A loss or
 /// gradient that is no number ends the run with Error(failed) before the weights are touched; the state before it is saved.
-/// Of several ranks, each computes its share of every micro-batch and all take the same step; the first evaluates.
+/// Of several ranks, each computes its share of every micro-batch and takes the step of what it owns (ownership.h).
 /// With a `teacher` the loss of a step is what the recipe's `distill` makes of the two; evaluations stay those of the text.
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
                   const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks = {},

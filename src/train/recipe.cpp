@@ -197,15 +197,22 @@ void read_optimizer(const Yaml& root, TrainRecipe& recipe) {
 }
 
 void read_trained(const Yaml& root, TrainRecipe& recipe) {
-    if (const auto value = root.get("trainable")) recipe.trainable = static_cast<Trainable>(index_of(*value, trainable_names, "trainable"));
+    if (const auto value = root.get("trainable")) {
+        recipe.trainable.clear();
+        for (const Yaml& part : value->is_scalar() ? std::vector{*value} : value->items())
+            recipe.trainable.push_back(static_cast<Trainable>(index_of(part, trainable_names, "trainable")));
+        if (recipe.trainable.size() != 1 && (recipe.trainable.empty() || recipe.trains(Trainable::all) || recipe.trains(Trainable::lora)))
+            value->refuse(fmt::format("got [{}], expected one part or several of mlp, experts, router", recipe.trained_parts()),
+                          "`all` holds every part, and the factors of `lora` are trained while everything else stays");
+    }
     if (const auto value = root.get("layers")) read_layers(*value, recipe);
     if (const auto value = root.get("lora")) {
-        if (recipe.trainable != Trainable::lora) value->refuse("`lora` settings without `trainable: lora`", "add `trainable: lora`");
+        if (!recipe.trains(Trainable::lora)) value->refuse("`lora` settings without `trainable: lora`", "add `trainable: lora`");
         recipe.lora = read_lora(*value);
     }
     if (const auto value = root.get("adapter")) {
         recipe.adapter = value->boolean();
-        if (recipe.adapter && recipe.trainable != Trainable::lora) value->refuse("`adapter` without `trainable: lora`", "only a LoRA can be written as an adapter");
+        if (recipe.adapter && !recipe.trains(Trainable::lora)) value->refuse("`adapter` without `trainable: lora`", "only a LoRA can be written as an adapter");
     }
 }
 
@@ -216,7 +223,11 @@ Schedule TrainRecipe::schedule(std::int64_t total_steps) const {
     return {.decay = decay, .peak = lr, .floor = min_lr, .warmup_steps = std::min(warmup_share > 0 ? share : warmup_steps, total_steps), .total_steps = total_steps};
 }
 
-string_view trainable_name(Trainable trainable) noexcept { return trainable_names[static_cast<std::size_t>(trainable)]; }
+std::string TrainRecipe::trained_parts() const {
+    std::vector<string_view> names;
+    for (const Trainable part : trainable) names.push_back(trainable_names[static_cast<std::size_t>(part)]);
+    return fmt::format("{}", fmt::join(names, ", "));
+}
 
 TrainRecipe parse_train_recipe(string_view text, string_view source) {
     const Yaml root = Yaml::parse(text, source);
@@ -230,7 +241,8 @@ TrainRecipe parse_train_recipe(string_view text, string_view source) {
         string_view("adapter"),    string_view("dtype"),    string_view("seed"),         string_view("shuffle"),     string_view("eval_every"),
         string_view("eval_tokens"), string_view("save_every"), string_view("config"),      string_view("tokenizer"),   string_view("patience"),
         string_view("balance_loss"), string_view("router_z_loss"), string_view("sequence_balance_loss"), string_view("checkpointing"),
-        string_view("teacher"),    string_view("distill")};
+        string_view("teacher"),    string_view("distill"),
+        string_view("balance_bias"), string_view("expert_parallel")};
     root.expect_keys(keys);
 
     TrainRecipe recipe{.source = std::string(source), .text = std::string(text)};
@@ -251,6 +263,8 @@ TrainRecipe parse_train_recipe(string_view text, string_view source) {
     if (const auto value = root.get("grad_accumulation")) recipe.grad_accumulation = value->integer(1, 1'000'000);
     read_optimizer(root, recipe);
     read_auxiliary(root, recipe.auxiliary);
+    if (const auto value = root.get("balance_bias")) recipe.balance_bias = value->number(0, 1);
+    if (const auto value = root.get("expert_parallel")) recipe.expert_parallel = value->integer(1, 65'536);
     read_trained(root, recipe);
     read_teacher(root, folder, recipe);
     if (const auto value = root.get("dtype")) recipe.dtype = read_dtype(*value);

@@ -1,6 +1,7 @@
 // The recipe of a training run: one YAML file, every key known, every value in range.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -49,8 +50,10 @@ struct TrainRecipe {
     double warmup_share = 0;            // of all steps; counts when it is not 0
     double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.01;
     AuxiliaryWeights auxiliary;
+    double balance_bias = 0;            // how far a step moves the biases of the routers towards balance (bias_balance.h); 0: not at all
+    std::int64_t expert_parallel = 1;   // ranks among which the experts of a layer are divided
     double clip = 1.0;                  // largest norm of the gradient; 0: no limit
-    Trainable trainable = Trainable::all;
+    std::vector<Trainable> trainable{Trainable::all};      // what one of them names is trained; `all` and `lora` stand alone
     std::int64_t first_layer = 0, last_layer = 1'000'000;  // only layers of this range are trained
     LoraRecipe lora;
     bool adapter = false;               // write the LoRA as a PEFT adapter, not merged
@@ -63,10 +66,11 @@ struct TrainRecipe {
     bool checkpointing = false;         // activations of a layer are computed again for its gradient, not kept
     std::int64_t save_every = 500;      // steps; 0: only on interruption
 
+    bool trains(Trainable part) const { return std::ranges::find(trainable, part) != trainable.end(); }
+    /// "experts, router"
+    std::string trained_parts() const;
     Schedule schedule(std::int64_t total_steps) const;
 };
-
-std::string_view trainable_name(Trainable trainable) noexcept;
 
 /// Error(recipe) names the line and what is wrong with it. Paths of data are looked for from the working directory, then
 /// beside the recipe.

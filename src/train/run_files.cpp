@@ -13,9 +13,9 @@ namespace mixwright::train {
 
 namespace fs = std::filesystem;
 
-RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool force, bool keeps)
-    : folder_(out.string() + ".training"), state_(folder_ / "state.safetensors"), metrics_(folder_ / "metrics.jsonl"), identity_(std::move(identity)), keeps_(keeps) {
-    if (!keeps_) return;
+RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool force, const Ranks& ranks)
+    : folder_(out.string() + ".training"), state_(folder_ / "state.safetensors"), metrics_(folder_ / "metrics.jsonl"), identity_(std::move(identity)), ranks_(ranks) {
+    if (!ranks_.leads()) return;
     if (fs::exists(folder_) && !resume) {
         if (!force && fs::exists(state_))
             throw Error(ErrorCode::usage, fmt::format("{}: an interrupted run is kept there", io::shown(folder_)),
@@ -27,7 +27,7 @@ RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool 
 
 RunFiles::Restored RunFiles::restore(std::vector<Parameter>& parameters) {
     if (!fs::exists(state_)) return {};
-    Restored restored{.steps_done = load_state(state_, parameters, identity_)};
+    Restored restored{.steps_done = load_state(state_, parameters, identity_, ranks_)};
     // Steps behind the saved state are run again, and logged again.
     std::string kept;
     if (fs::exists(metrics_)) {
@@ -39,13 +39,13 @@ RunFiles::Restored RunFiles::restore(std::vector<Parameter>& parameters) {
             if (json.contains("eval_loss")) restored.eval_losses.push_back(json.value("eval_loss", 0.0));
         }
     }
-    if (!keeps_) return restored;
+    if (!ranks_.leads()) return restored;
     stream_.open(metrics_, std::ios::trunc);
     stream_ << kept << std::flush;
     return restored;
 }
 
-void RunFiles::save(const std::vector<Parameter>& parameters, std::int64_t steps_done) const { save_state(state_, parameters, steps_done, identity_); }
+void RunFiles::save(const std::vector<Parameter>& parameters, std::int64_t steps_done) const { save_state(state_, parameters, steps_done, identity_, ranks_); }
 
 void RunFiles::log(const io::Json& line) {
     if (!stream_.is_open()) stream_.open(metrics_, std::ios::trunc);

@@ -8,15 +8,16 @@
 
 #include "io/json.h"
 #include "train/adamw.h"
+#include "train/ranks.h"
 
 namespace mixwright::train {
 
 class RunFiles {
 public:
     /// `out` comes from io::output_path(). Without `resume` an earlier run's folder is refused with Error(usage), or
-    /// removed with `force`. `identity` tells runs apart (training_state.h). Without `keeps` nothing is changed on disk: the
-    /// view of a rank that reads what another keeps.
-    RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force, bool keeps = true);
+    /// removed with `force`. `identity` tells runs apart (training_state.h). Only the leading rank changes
+    /// anything on disk; the others read what it keeps. `ranks` must outlive the object.
+    RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force, const Ranks& ranks);
 
     struct Restored {
         std::int64_t steps_done = 0;
@@ -24,6 +25,7 @@ public:
     };
     /// Loads the state, when there is one.
     Restored restore(std::vector<Parameter>& parameters);
+    /// All ranks call it together.
     void save(const std::vector<Parameter>& parameters, std::int64_t steps_done) const;
     /// Appends a line of metrics.
     void log(const io::Json& line);
@@ -35,7 +37,7 @@ public:
 private:
     std::filesystem::path folder_, state_, metrics_;
     std::string identity_;
-    bool keeps_;
+    const Ranks& ranks_;
     std::ofstream stream_;
 };
 

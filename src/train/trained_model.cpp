@@ -18,19 +18,25 @@ namespace {
 
 using arch::TensorRole;
 
-bool is_trained(const TrainRecipe& recipe, const arch::TensorSlot& slot) {
-    // It moves by a rule of its own while a model is pretrained; no gradient reaches it.
-    if (slot.name.ends_with("e_score_correction_bias")) return false;
-    if (recipe.trainable == Trainable::all && slot.layer < 0) return recipe.first_layer == 0;
-    if (slot.layer < recipe.first_layer || slot.layer > recipe.last_layer) return false;
-    switch (recipe.trainable) {
+constexpr std::string_view correction_bias = "e_score_correction_bias";
+
+bool belongs(TensorRole role, Trainable part) {
+    switch (part) {
         case Trainable::all: return true;
-        case Trainable::mlp: return slot.role == TensorRole::mlp || slot.role == TensorRole::expert || slot.role == TensorRole::shared_expert;
-        case Trainable::experts: return slot.role == TensorRole::expert || slot.role == TensorRole::shared_expert;
-        case Trainable::router: return slot.role == TensorRole::router || slot.role == TensorRole::router_bias || slot.role == TensorRole::shared_gate;
+        case Trainable::mlp: return role == TensorRole::mlp || role == TensorRole::expert || role == TensorRole::shared_expert;
+        case Trainable::experts: return role == TensorRole::expert || role == TensorRole::shared_expert;
+        case Trainable::router: return role == TensorRole::router || role == TensorRole::router_bias || role == TensorRole::shared_gate;
         case Trainable::lora: return false;
     }
     return false;
+}
+
+bool is_trained(const TrainRecipe& recipe, const arch::TensorSlot& slot) {
+    // No gradient reaches it: `balance_bias` moves it.
+    if (slot.name.ends_with(correction_bias)) return false;
+    if (recipe.trains(Trainable::all) && slot.layer < 0) return recipe.first_layer == 0;
+    if (slot.layer < recipe.first_layer || slot.layer > recipe.last_layer) return false;
+    return std::ranges::any_of(recipe.trainable, [&](Trainable part) { return belongs(slot.role, part); });
 }
 
 // The stack is for plain SwiGLU; an expert with a LoRA, a bias or another form computes on its own.
@@ -60,17 +66,19 @@ checkpoint::OutputTensor generated(std::string name, std::vector<std::int64_t> s
 
 }  // namespace
 
-TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device)
-    : model_(model::load_model(std::move(files), {model::scalar_type(*dtype_from_name(recipe.dtype)), device})), lora_(recipe.lora) {
-    if (recipe.trainable == Trainable::lora)
+TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device, const Ranks& ranks)
+    : model_(model::load_model(std::move(files), {model::scalar_type(*dtype_from_name(recipe.dtype)), device})), ranks_(ranks), lora_(recipe.lora) {
+    if (recipe.trains(Trainable::lora))
         attach_lora(recipe);
     else
         train_whole(recipe);
     stack_experts(recipe);
+    if (recipe.balance_bias > 0) move_biases(recipe);
     if (parameters_.empty())
-        throw Error(ErrorCode::recipe, fmt::format("{}: `trainable: {}` chooses nothing of {}", recipe.source, trainable_name(recipe.trainable), model_.files.checkpoint.name),
+        throw Error(ErrorCode::recipe, fmt::format("{}: `trainable: {}` chooses nothing of {}", recipe.source, recipe.trained_parts(), model_.files.checkpoint.name),
                     model_.files.spec.is_moe() ? "look at `layers` and `lora.targets`"
                                                : "a dense model has no experts and no router: use `all`, `mlp` or `lora`, and look at `layers` and `lora.targets`");
+    buckets_ = share_out(parameters_, ranks_);
 }
 
 void TrainedModel::train_whole(const TrainRecipe& recipe) {
@@ -85,8 +93,8 @@ void TrainedModel::train_tensors(const std::set<std::string>& chosen) {
     const model::Placement exact{at::kFloat, model_.placement.device};
     visit_tensors(model_.files.spec, model_.weights, [&](const std::string& name, at::Tensor& tensor) {
         if (!chosen.contains(name)) return;
+        masters_[name] = {parameters_.size()};
         tensor = add(name, model::load_tensor(model_.files, name, exact));
-        masters_[name] = parameters_.back().master;
     });
 }
 
@@ -105,39 +113,96 @@ void TrainedModel::train_experts_one_by_one(const TrainRecipe& recipe, std::int6
 // The experts of a layer become one tensor of gates and ups and one of downs: one operation, one step of the optimiser.
 void TrainedModel::stack_experts(const TrainRecipe& recipe) {
     const arch::ModelSpec& spec = model_.files.spec;
+    if (ranks_.divides_experts() && spec.num_experts % ranks_.experts().size() != 0)
+        throw Error(ErrorCode::recipe, fmt::format("{}: expert_parallel: {} experts do not divide among {} ranks", recipe.source, spec.num_experts, ranks_.experts().size()));
     for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
-        model::MoeWeights& moe = model_.weights.layers[static_cast<std::size_t>(layer)].moe;
+        const model::MoeWeights& moe = model_.weights.layers[static_cast<std::size_t>(layer)].moe;
         if (moe.experts.empty()) continue;
-        if (!moe.groups.empty() || std::ranges::any_of(moe.experts, stands_alone)) {
+        const bool trained = is_trained(recipe, {.role = TensorRole::expert, .layer = layer});
+        if (moe.groups.empty() && std::ranges::none_of(moe.experts, stands_alone)) {
+            stack_experts_of(layer, trained);
+        } else if (ranks_.divides_experts()) {
+            throw Error(ErrorCode::recipe, fmt::format("{}: expert_parallel: the experts of layer {} have a LoRA, biases, neurons in common or another form than SwiGLU, and are not divided", recipe.source, layer),
+                        "leave `expert_parallel` out");
+        } else {
             train_experts_one_by_one(recipe, layer);
             model::bind_experts(spec, layer, model_.weights.layers[static_cast<std::size_t>(layer)]);
-            continue;
         }
-        const bool trained = is_trained(recipe, {.role = TensorRole::expert, .layer = layer});
-        const model::Placement placement{trained ? at::kFloat : model_.placement.dtype, model_.placement.device};
-        const std::int64_t width = spec.expert_width, hidden = spec.hidden_size;
-        const at::TensorOptions options = at::TensorOptions(placement.dtype).device(placement.device);
-        at::Tensor gate_up = at::empty({spec.num_experts, 2 * width, hidden}, options), down = at::empty({spec.num_experts, hidden, width}, options);
-        const auto parts = [&](std::int64_t e, const at::Tensor& gates, const at::Tensor& downs) {
-            const arch::MlpNames names = arch::expert_names(*spec.architecture, layer, e);
-            return std::array{std::pair{names.gate, gates.select(0, e).narrow(0, 0, width)}, std::pair{names.up, gates.select(0, e).narrow(0, width, width)},
-                              std::pair{names.down, downs.select(0, e)}};
-        };
-        for (std::int64_t e = 0; e < spec.num_experts; ++e) {
-            for (const auto& [name, part] : parts(e, gate_up, down)) part.copy_(model::load_tensor(model_.files, name, placement));
-            moe.experts[static_cast<std::size_t>(e)] = {};
-        }
-        if (!trained) {
-            moe.stack = {gate_up, down};
-            continue;
-        }
-        const std::string prefix = arch::layer_tensor(layer, spec.architecture->moe->experts);
-        moe.stack.gate_up = add(prefix + ".gate_up", gate_up);
-        const at::Tensor gate_up_master = parameters_.back().master;
-        moe.stack.down = add(prefix + ".down", down);
-        for (std::int64_t e = 0; e < spec.num_experts; ++e)
-            for (const auto& [name, part] : parts(e, gate_up_master.detach(), parameters_.back().master.detach())) masters_[name] = part;
     }
+}
+
+void TrainedModel::stack_experts_of(std::int64_t layer, bool trained) {
+    const arch::ModelSpec& spec = model_.files.spec;
+    model::MoeWeights& moe = model_.weights.layers[static_cast<std::size_t>(layer)].moe;
+    const model::Placement placement{trained ? at::kFloat : model_.placement.dtype, model_.placement.device};
+    const std::int64_t width = spec.expert_width, hidden = spec.hidden_size;
+    const std::int64_t count = spec.num_experts / ranks_.experts().size(), first = count * ranks_.experts().index();
+    const at::TensorOptions options = at::TensorOptions(placement.dtype).device(placement.device);
+    at::Tensor gate_up = at::empty({count, 2 * width, hidden}, options), down = at::empty({count, hidden, width}, options);
+    for (std::int64_t e = 0; e < count; ++e) {
+        const arch::MlpNames names = arch::expert_names(*spec.architecture, layer, first + e);
+        gate_up.select(0, e).narrow(0, 0, width).copy_(model::load_tensor(model_.files, names.gate, placement));
+        gate_up.select(0, e).narrow(0, width, width).copy_(model::load_tensor(model_.files, names.up, placement));
+        down.select(0, e).copy_(model::load_tensor(model_.files, names.down, placement));
+    }
+    for (ops::Mlp& expert : moe.experts) expert = {};
+    moe.stack = {gate_up, down, ranks_.divides_experts() ? &ranks_.experts() : nullptr};
+    if (!trained) return;
+    const std::string prefix = arch::layer_tensor(layer, spec.architecture->moe->experts);
+    const std::size_t gates = parameters_.size(), downs = gates + 1;
+    moe.stack.gate_up = add(prefix + ".gate_up", gate_up);
+    moe.stack.down = add(prefix + ".down", down);
+    parameters_[gates].divided = parameters_[downs].divided = ranks_.divides_experts();
+    for (std::int64_t e = 0; e < spec.num_experts; ++e) {
+        const arch::MlpNames names = arch::expert_names(*spec.architecture, layer, e);
+        masters_[names.gate] = {gates, e, 0, width};
+        masters_[names.up] = {gates, e, width, width};
+        masters_[names.down] = {downs, e, 0, hidden};
+    }
+}
+
+// The correction biases of the trained layers become tensors of our own, which balance_biases() may write to.
+void TrainedModel::move_biases(const TrainRecipe& recipe) {
+    const arch::ModelSpec& spec = model_.files.spec;
+    if (!spec.is_moe() || !spec.architecture->moe->correction_bias)
+        throw Error(ErrorCode::recipe, fmt::format("{}: balance_bias: {} has no bias that takes part in the choice of experts alone", recipe.source, spec.architecture->model_type),
+                    "it is for architectures with e_score_correction_bias (deepseek_v3, glm4_moe): use `balance_loss` here");
+    for (std::int64_t layer = recipe.first_layer; layer <= std::min(recipe.last_layer, spec.num_layers - 1); ++layer) {
+        model::MoeWeights& moe = model_.weights.layers[static_cast<std::size_t>(layer)].moe;
+        if (moe.routers.empty()) continue;
+        const std::vector<std::string> routers = arch::router_names(spec, layer);
+        for (std::size_t t = 0; t < moe.routers.size(); ++t) {
+            const std::string name = arch::sibling(routers[t], "e_score_correction_bias");
+            Parameter bias{.name = name, .working = model::load_tensor(model_.files, name, {at::kFloat, model_.placement.device}).clone(), .decays = false};
+            bias.master = moe.routers[t].correction = bias.working;
+            masters_[name] = {parameters_.size()};
+            parameters_.push_back(std::move(bias));
+        }
+    }
+}
+
+at::Tensor TrainedModel::movable_bias(std::int64_t layer, std::int64_t iteration) const {
+    const auto& routers = model_.weights.layers[static_cast<std::size_t>(layer)].moe.routers;
+    const at::Tensor& bias = routers[routers.size() > 1 ? static_cast<std::size_t>(iteration) : 0].correction;
+    const bool movable = bias.defined() && std::ranges::any_of(parameters_, [&](const Parameter& p) { return p.working.is_same(bias); });
+    return movable ? bias : at::Tensor();
+}
+
+at::Tensor TrainedModel::master(const Master& where) const {
+    const at::Tensor whole = parameters_[where.parameter].master.detach();
+    return where.expert < 0 ? whole : whole.select(0, where.expert).narrow(0, where.first_row, where.rows);
+}
+
+void TrainedModel::gather_masters() {
+    if (ranks_.size() == 1) return;
+    with_whole_tensors(parameters_, ranks_, [this](const WholeTensor& whole) {
+        for (Parameter& p : parameters_) {
+            p.mean.reset();
+            p.variance.reset();
+            p.working.mutable_grad().reset();
+            p.master = whole(p, &Parameter::master);
+        }
+    });
 }
 
 void TrainedModel::attach_lora(const TrainRecipe& recipe) {
@@ -162,7 +227,7 @@ void TrainedModel::attach_lora(const TrainRecipe& recipe) {
 
 std::int64_t TrainedModel::num_trained() const {
     std::int64_t count = 0;
-    for (const Parameter& p : parameters_) count += p.master.numel();
+    for (const Parameter& p : parameters_) count += p.working.numel() * (p.divided ? ranks_.experts().size() : 1);
     return count;
 }
 
@@ -186,7 +251,7 @@ std::vector<checkpoint::OutputTensor> TrainedModel::output_tensors() const {
     std::vector<checkpoint::OutputTensor> tensors;
     for (const arch::TensorSlot& slot : arch::tensor_slots(model_.files.spec)) {
         if (const auto trained = masters_.find(slot.name); trained != masters_.end())
-            tensors.push_back(generated(slot.name, slot.shape, dtype, [master = trained->second] { return master; }));
+            tensors.push_back(generated(slot.name, slot.shape, slot.name.ends_with(correction_bias) ? Dtype::f32 : dtype, [this, where = trained->second] { return master(where); }));
         else if (with_lora.contains(slot.name))
             tensors.push_back(generated(slot.name, slot.shape, dtype, [this, slot] { return merged(slot); }));
         else

@@ -43,7 +43,8 @@ private:
         std::vector<checkpoint::OutputTensor> tensors;
         for (const calibrate::LayerProfile& layer : profile.layers) {
             const auto add = [&](const char* name, Dtype dtype, const at::Tensor& values) {
-                tensors.push_back(output_tensor(fmt::format("layers.{}.{}", layer.layer, name), dtype, values));
+                const bool further = layer.iteration.value_or(0) > 0;
+                tensors.push_back(output_tensor(fmt::format("layers.{}.{}{}", layer.layer, further ? fmt::format("iterations.{}.", *layer.iteration) : "", name), dtype, values));
             };
             add("counts", Dtype::i64, layer.counts);
             add("gate_mass", Dtype::f32, layer.gate_mass);
@@ -76,7 +77,7 @@ private:
         fmt::print("{:>5} {:>13} {:>8} {:>7} {:>11} {:>15} {:>7} {:>12} {:>7}\n", "layer", "busiest/mean", "spread", "silent", "p, matched", "p, best partner",
                    "bound", "shared mean", "rank90");
         for (const io::Json& layer : json["layers"])
-            fmt::print("{:>5} {:>13.2f} {:>8.2f} {:>7} {:>9.1f} % {:>13.1f} % {:>7.3f} {:>10.1f} % {:>5.0f} %\n", layer["layer"].get<int>(),
+            fmt::print("{:>5} {:>13.2f} {:>8.2f} {:>7} {:>9.1f} % {:>13.1f} % {:>7.3f} {:>10.1f} % {:>5.0f} %\n", layer.contains("iteration") ? fmt::format("{}.{}", layer["layer"].get<int>(), layer["iteration"].get<int>()) : fmt::format("{}", layer["layer"].get<int>()),
                        layer["load_max_over_mean"].get<double>(), layer["load_variation"].get<double>(), layer["silent_experts"].get<int>(),
                        100 * layer["matched_partner_p"].get<double>(), 100 * layer["best_partner_p"].get<double>(), layer["speed_bound"].get<double>(),
                        100 * layer["shared_mean_energy"].get<double>(), 100 * layer["rank90_share"].get<double>());

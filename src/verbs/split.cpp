@@ -209,7 +209,7 @@ private:
         const auto card = [&](const TrainingOutcome& outcome) {
             return readme(plan) + fmt::format("\n## Healed\n\nThen distilled from the mixture ({}, {:.2f} M weights) for {} steps of {} tokens. The recipe is in `train_recipe.yml`, "
                                               "the loss of every step in `train_metrics.jsonl` and drawn in `train_curve.html`.\n\n{}",
-                                              train::trainable_name(recipe.trainable), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,
+                                              recipe.trained_parts(), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,
                                               recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, loss_table(outcome.result));
         };
         return run_training(recipe, {.out = io::output_path(out), .write = write_, .data = std::move(data), .card = card}, common.device);

@@ -38,7 +38,7 @@ public:
     void run(const CommonOptions& common) override {
         const auto start = Clock::now();
         train::TrainRecipe recipe = train::read_train_recipe(recipe_file_);
-        const train::Ranks ranks = train::Ranks::from_environment();
+        const train::Ranks ranks = train::Ranks::from_environment(recipe.expert_parallel);
         if (!ranks.leads()) set_progress_sink(nullptr);
         if (!common.dtype.empty()) recipe.dtype = training_dtype(common.dtype);
         if (common.seed != 0) recipe.seed = common.seed;

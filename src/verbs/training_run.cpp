@@ -94,7 +94,7 @@ std::string default_card(const TrainRecipe& recipe, const TrainingOutcome& outco
     if (!recipe.config) card += fmt::format("base_model: {}\nbase_model_relation: {}\n", Json(outcome.base).dump(), recipe.adapter ? "adapter" : "finetune");
     card += fmt::format("library_name: {}\npipeline_tag: text-generation\ntags:\n- mixwright\n---\n\n# {}\n\n", recipe.adapter ? "peft" : "transformers", name);
     card += fmt::format("{} by `mixwright train` ({}, {:.2f} M weights) for {} steps of {} tokens{}.\n\n", recipe.config ? "Trained from scratch" : outcome.base + " trained",
-                        trainable_name(recipe.trainable), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,
+                        recipe.trained_parts(), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,
                         recipe.batch_size * recipe.grad_accumulation * recipe.seq_len,
                         recipe.teacher.empty() ? "" : fmt::format(", distilled from {}", std::filesystem::path(recipe.teacher).lexically_normal().filename().string()));
     return card + loss_table(outcome.result) + "\nThe recipe is in `train_recipe.yml`, the loss of every step in `train_metrics.jsonl` and drawn in `train_curve.html`.\n";
@@ -159,30 +159,31 @@ TrainingOutcome run_training(const TrainRecipe& recipe, const TrainingSettings& 
     const std::int64_t steps = total_steps(recipe, data.learn.size());
 
     // The first rank keeps the files; the others read its state.
-    RunFiles run_files(out, identity(recipe, files, teacher_files ? &*teacher_files : nullptr, data.learn), settings.write.resume, settings.write.force, ranks.leads());
-    TrainedModel model(std::move(files), recipe, model::compute_device(device));
+    RunFiles run_files(out, identity(recipe, files, teacher_files ? &*teacher_files : nullptr, data.learn), settings.write.resume, settings.write.force, ranks);
+    TrainedModel model(std::move(files), recipe, model::compute_device(device), ranks);
     std::optional<Teacher> teacher;
     if (teacher_files) teacher.emplace(std::move(*teacher_files), recipe, model.files().spec, model.weights().embedding.device());
     const arch::ModelSpec& spec = model.files().spec;
     info(fmt::format("{}: {:.2f} M of {:.1f} M weights are trained ({}){}, {} steps of {} tokens, {} sequences of {} tokens an epoch",
                      recipe.config ? "new model" : recipe.model, static_cast<double>(model.num_trained()) / 1e6, static_cast<double>(spec.num_parameters()) / 1e6,
-                     trainable_name(recipe.trainable), teacher ? fmt::format(" by {}", recipe.teacher) : "", steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len,
+                     recipe.trained_parts(), teacher ? fmt::format(" by {}", recipe.teacher) : "", steps, recipe.batch_size * recipe.grad_accumulation * recipe.seq_len,
                      data.learn.size(), recipe.seq_len));
+    if (recipe.seq_len > spec.max_positions)
+        warn(fmt::format("{}: seq_len {} is longer than the {} positions the model is made for", recipe.source, recipe.seq_len, spec.max_positions));
     TrainHooks hooks;
     if (settings.write.resume) {
         RunFiles::Restored restored = run_files.restore(model.parameters());
         hooks.first_step = restored.steps_done;
         hooks.eval_losses = std::move(restored.eval_losses);
     }
-    if (ranks.leads()) {
-        hooks.log = [&](const Json& line) { run_files.log(line); };
-        hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
-    }
+    if (ranks.leads()) hooks.log = [&](const Json& line) { run_files.log(line); };
+    hooks.save = [&](std::int64_t done) { run_files.save(model.parameters(), done); };
     ranks.sum({0.0});  // nobody writes before all have read
     TrainingOutcome outcome{.result = train::train(model, recipe, data.learn, data.judge, steps, hooks, ranks, teacher ? &*teacher : nullptr),
                             .parameters = spec.num_parameters(),
                             .active_parameters = spec.num_active_parameters(),
                             .trained_parameters = model.num_trained()};
+    model.gather_masters();
     if (!recipe.config) outcome.base = std::filesystem::path(model.files().checkpoint.name).lexically_normal().filename().string();
     if (!ranks.leads()) return outcome;
 

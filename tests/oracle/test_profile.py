@@ -1,12 +1,13 @@
 """`mixwright profile` beside the routing of transformers."""
 
 import json
+import math
 import re
 
 import pytest
 import torch
 from calibration_text import save_text, save_tokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import run, save_variant
 
 CTX = 32
@@ -87,6 +88,33 @@ def test_the_page_stands_on_its_own(tmp_path):
     assert data["files"][0]["name"] == "<b>.txt" and len(data["layers"]) == 3
     assert page.count("<script") == 2 and page.rstrip().endswith("</html>")
     assert "prefers-color-scheme: dark" in page
+
+
+def test_a_chained_layer_has_a_profile_for_each_iteration(tmp_path):
+    save_variant("qwen2_moe", tmp_path / "source")
+    tokenizer = save_tokenizer(tmp_path / "source")
+    text = save_text(tmp_path / "a.txt", 60)
+    run("chain", tmp_path / "source", tmp_path / "chained", "--iterations", 2, "--top-k", 2)
+    config = json.loads((tmp_path / "chained/config.json").read_text())
+    (tmp_path / "chained/config.json").write_text(json.dumps({**config, "inner_iter": [2, 1, 2]}))
+    weights = load_file(tmp_path / "chained/model.safetensors")
+    del weights["model.layers.1.mlp.gate.1.weight"]
+    weights["model.layers.0.mlp.gate.1.weight"] *= 0
+    save_file(weights, tmp_path / "chained/model.safetensors", metadata={"format": "pt"})
+
+    def profile(model):
+        done = run("profile", tmp_path / model, "--data", text, "--tokens", 800, "--ctx", CTX, "-o", tmp_path / "s.safetensors", "--report", tmp_path / "page.html", "--json")
+        return json.loads(done.stdout)["layers"], load_file(tmp_path / "s.safetensors")
+
+    _, plain = profile("source")
+    layers, stats = profile("chained")
+    assert [(layer["layer"], layer["iteration"]) for layer in layers] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+    tokens = sequences(tokenizer, text, 800).numel()
+    for name in ("layers.0.counts", "layers.0.iterations.1.counts", "layers.1.counts", "layers.2.iterations.1.counts"):
+        assert stats[name].sum() == 2 * tokens
+    assert (stats["layers.0.counts"] - plain["layers.0.counts"]).abs().max() <= 2, "the first iteration sees what the source's router sees"
+    assert layers[1]["entropy"][0] == pytest.approx(math.log(6), abs=1e-3), "a router of zeros knows nothing"
+    assert '"label":"2.1"' in (tmp_path / "page.html").read_text()
 
 
 def test_a_dense_model_is_refused(tmp_path):

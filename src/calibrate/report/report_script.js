@@ -155,10 +155,10 @@ function heatMap() {
     L.forEach((l, y) => {
       const cells = cellsOf(l, what, file), order = cells.map((_, e) => e);
       if (byLoad) { const load = rowOf(l, 'counts', -1); order.sort((a, b) => load[b] - load[a]); }
-      body += text(30, y * ch + ch / 2 + 4, l.layer, 'end');
+      body += text(30, y * ch + ch / 2 + 4, l.label, 'end');
       order.forEach((e, x) => {
         const [value, about] = cells[e];
-        body += rect(36 + x * cw, y * ch, cw - (cw > 5 ? 1 : 0), ch - 1, `rx="${cw > 7 ? 2 : 0}" fill="${apart ? twoSided(value) : shade(value)}" ${tip(`layer ${l.layer}, expert ${e}\n${about}`)}`);
+        body += rect(36 + x * cw, y * ch, cw - (cw > 5 ? 1 : 0), ch - 1, `rx="${cw > 7 ? 2 : 0}" fill="${apart ? twoSided(value) : shade(value)}" ${tip(`layer ${l.label}, expert ${e}\n${about}`)}`);
       });
     });
     if (!byLoad) for (let e = 0, step = everyNth(E, files.length > 1 ? 12 : 24); e < E; e += step) body += text(36 + e * cw + cw / 2, L.length * ch + 13, e);
@@ -172,7 +172,7 @@ onChange(['text', 'what', 'order'], heatMap);
 
 (function load() {
   const busiest = Math.max(...L.map(l => l.load_max_over_mean));
-  $('load').innerHTML = table(['layer', 'busiest / mean', 'spread', 'silent', ...D.files.map(f => 'entropy, ' + f.name)], L.map(l => [l.layer,
+  $('load').innerHTML = table(['layer', 'busiest / mean', 'spread', 'silent', ...D.files.map(f => 'entropy, ' + f.name)], L.map(l => [l.label,
     bar(l.load_max_over_mean / busiest) + fixed(l.load_max_over_mean), fixed(l.load_variation),
     l.silent_experts ? `<span class="warn">${l.silent_experts}</span>` : 0,
     ...l.entropy.map(x => bar(x / Math.log(E), 60) + fixed(x, 3))]));
@@ -180,7 +180,7 @@ onChange(['text', 'what', 'order'], heatMap);
 
 // ---- which experts fire together -------------------------------------------------------------------------------
 
-options($('layer'), L.map((l, i) => [i, l.layer]));
+options($('layer'), L.map((l, i) => [i, l.label]));
 
 function matrix(l, what) {
   const m = l[what], cell = 420 / E, others = m.flatMap((r, i) => r.filter((_, j) => i !== j)).sort((a, b) => a - b);
@@ -224,7 +224,7 @@ onChange(['layer', 'matrix'], () => {
 
 // ---- what a grouping could gain --------------------------------------------------------------------------------
 
-options($('gains'), [[-1, 'mean of all'], ...L.map((l, i) => [i, l.layer])]);
+options($('gains'), [[-1, 'mean of all'], ...L.map((l, i) => [i, l.label])]);
 onChange(['gains'], () => {
   const chosen = +$('gains').value, layers = chosen < 0 ? L : [L[chosen]], s = D.expert_share;
   const rows = L.length ? L[0].groupings.map((g, k) => {
@@ -237,7 +237,7 @@ onChange(['gains'], () => {
     rect(left, y * H + 3, width * (r.bound - 1) / most, H - 8, `rx="2" fill="${r.colour}" ${tip(r.about)}`) + text(left + width * (r.bound - 1) / most + 7, y * H + 15, 'x ' + fixed(r.bound, 3), 'start')).join(''));
 });
 
-$('redundancy').innerHTML = table(['layer', 'p, matching', 'p, best partner', 'bound of pairs', 'shared mean', '1/E', 'rank90'], L.map(l => [l.layer, percent(l.matched_partner_p),
+$('redundancy').innerHTML = table(['layer', 'p, matching', 'p, best partner', 'bound of pairs', 'shared mean', '1/E', 'rank90'], L.map(l => [l.label, percent(l.matched_partner_p),
   percent(l.best_partner_p), 'x ' + fixed(l.speed_bound, 3), percent(l.shared_mean_energy), percent(1 / E), percent(l.rank90_share)]));
 
 // ---- how few neurons do the work -------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ $('redundancy').innerHTML = table(['layer', 'p, matching', 'p, best partner', 'b
   L.forEach((l, k) => {
     const path = l.curve.map((v, i) => `${i ? 'L' : 'M'}${(left + width * i / (l.curve.length - 1)).toFixed(1)} ${(top + height * (1 - v)).toFixed(1)}`).join('');
     const about = [0.25, 0.5, 0.75].map(q => `${percent(q, 0)} of the neurons hold ${percent(l.curve[Math.round(q * (l.curve.length - 1))])}`).join('\n');
-    body += `<path d="${path}" fill="none" stroke="${mix('--accent', '--high', L.length > 1 ? k / (L.length - 1) : 0)}" stroke-width="2" ${tip(`layer ${l.layer}\n${about}`)}/>`;
+    body += `<path d="${path}" fill="none" stroke="${mix('--accent', '--high', L.length > 1 ? k / (L.length - 1) : 0)}" stroke-width="2" ${tip(`layer ${l.label}\n${about}`)}/>`;
   });
   $('curves').innerHTML = svg(W, H, body + text(left + width / 2, H - 4, 'neurons of an expert, most important first'));
 })();
@@ -267,7 +267,7 @@ const samples = D.samples || [];
 if (samples.length) (function reading() {
   $('reading').hidden = false;
   options($('sample'), samples.map((s, i) => [i, D.files[s.file].name]));
-  options($('depth'), L.map((l, i) => [i, l.layer]));
+  options($('depth'), L.map((l, i) => [i, l.label]));
   $('depth').value = L.length >> 1;
   options($('rank'), samples[0].experts[0][0].map((_, k) => [k, k ? `number ${k + 1} by weight` : 'the heaviest']));
   const shown = new Set();
@@ -275,7 +275,7 @@ if (samples.length) (function reading() {
     const s = samples[+$('sample').value], depth = +$('depth').value, rank = +$('rank').value, here = s.experts[depth], counts = new Array(E).fill(0);
     here.forEach(chosen => counts[chosen[rank]]++);
     $('tokens').innerHTML = s.pieces.map((piece, n) => {
-      const e = here[n][rank], about = s.experts.map((layer, i) => `layer ${L[i].layer}: ${layer[n].join(', ')}`);
+      const e = here[n][rank], about = s.experts.map((layer, i) => `layer ${L[i].label}: ${layer[n].join(', ')}`);
       const lines = about.length > 14 ? [...about.slice(Math.max(0, depth - 6), depth + 7), '...'] : about;
       return `<span data-expert="${e}" style="background:color-mix(in oklab, ${expertColour(e)} 42%, var(--panel))" ${tip(lines.join('\n'))}>${escaped(piece)}</span>`;
     }).join('');

@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from test_train import add_tokenizer, chosen, cut_after_first_save, losses_of, optimise, setup, start_ranks, train  # noqa: F401
+from test_ranks import start_ranks
+from test_train import add_tokenizer, chosen, cut_after_first_save, losses_of, optimise, setup, train  # noqa: F401
 from tiny_models import run, save_variant
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import AutoModelForCausalLM

@@ -18,6 +18,12 @@ namespace {
 using io::Yaml;
 namespace fs = std::filesystem;
 
+// A name that no file can have is not there; std::filesystem would throw.
+bool is_there(const fs::path& path) {
+    std::error_code ignored;
+    return fs::exists(path, ignored);
+}
+
 constexpr std::array gate_mode_names{std::string_view("hidden"),      std::string_view("hidden_avg"),
                                      std::string_view("hidden_last"), std::string_view("cheap_embed"),
                                      std::string_view("random"),      std::string_view("uniform_random"),
@@ -72,8 +78,8 @@ ModelReference read_model_reference(const Yaml& value) {
 /// Data paths are looked for from the working directory, then beside the recipe.
 fs::path find_data(const Yaml& value, const fs::path& recipe_folder) {
     const fs::path path = value.text();
-    if (fs::exists(path)) return path;
-    if (path.is_relative() && fs::exists(recipe_folder / path)) return recipe_folder / path;
+    if (is_there(path)) return path;
+    if (path.is_relative() && is_there(recipe_folder / path)) return recipe_folder / path;
     value.refuse(fmt::format("data file \"{}\" is not there", printable(value.text())),
                  "give a text file, a .jsonl file or a folder of either");
 }
@@ -241,7 +247,7 @@ ModelReference parse_model_reference(std::string_view text, std::string_view pla
                     "a model is written path[@revision], with an adapter path[@revision]+lora[@revision]");
     };
     if (text.empty()) refuse("the name is empty");
-    if (fs::exists(fs::path(text))) return {.model = std::string(text)};
+    if (is_there(text)) return {.model = std::string(text)};
     ModelReference reference;
     const auto plus = text.find('+');
     reference.model = text.substr(0, plus);

@@ -35,6 +35,19 @@ private:
     Vocabulary vocabulary_;
 };
 
+// SentencePiece says most of what is wrong with a model by its status, some by an exception.
+void load(Processor& processor, std::string_view bytes, std::string_view source) {
+    std::string problem;
+    try {
+        const auto status = processor.LoadFromSerializedProto(absl::string_view(bytes.data(), bytes.size()));
+        if (status.ok()) return;
+        problem = status.ToString();
+    } catch (const std::exception& e) {
+        problem = e.what();
+    }
+    throw Error(ErrorCode::malformed, fmt::format("{}: not a SentencePiece model: {}", source, printable(problem)));
+}
+
 // Control symbols stand for themselves; SentencePiece turns the pieces between them into text.
 Decoder make_decoder(std::shared_ptr<const Processor> processor) {
     return [processor = std::move(processor)](std::vector<std::string>& tokens) {
@@ -63,9 +76,7 @@ Decoder make_decoder(std::shared_ptr<const Processor> processor) {
 
 Pipeline pipeline_from_sentencepiece(std::string_view bytes, std::string_view source) {
     auto processor = std::make_shared<Processor>();
-    const auto status = processor->LoadFromSerializedProto(absl::string_view(bytes.data(), bytes.size()));
-    if (!status.ok())
-        throw Error(ErrorCode::malformed, fmt::format("{}: not a SentencePiece model: {}", source, printable(status.ToString())));
+    load(*processor, bytes, source);
     Pipeline pipeline;
     pipeline.model = std::make_unique<SentencePieceModel>(processor);
     pipeline.decoder = make_decoder(processor);

@@ -1,6 +1,7 @@
 #include "arch/zipped.h"
 
 #include <gmock/gmock.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -38,7 +39,7 @@ TEST(Zipped, lists_rows_of_groups_once_and_a_down_projection_for_each_expert) {
     std::vector<std::string> names;
     std::int64_t elements = 0;
     for (const TensorSlot& slot : tensor_slots(spec))
-        if (slot.layer == 2 && slot.role == TensorRole::expert) names.push_back(slot.name + " " + checkpoint::shape_text(slot.shape)), elements += slot.elements();
+        if (slot.layer == 2 && slot.role == TensorRole::expert) names.push_back(slot.name + " " + fmt::format("[{}]", fmt::join(slot.shape, ", "))), elements += slot.elements();
     EXPECT_THAT(names, testing::ElementsAre("model.layers.2.mlp.experts.groups.0.gate_proj.weight [60, 32]", "model.layers.2.mlp.experts.groups.0.up_proj.weight [60, 32]",
                                             "model.layers.2.mlp.experts.groups.1.gate_proj.weight [24, 32]", "model.layers.2.mlp.experts.groups.1.up_proj.weight [24, 32]",
                                             "model.layers.2.mlp.experts.groups.2.gate_proj.weight [8, 32]", "model.layers.2.mlp.experts.groups.2.up_proj.weight [8, 32]",

@@ -18,10 +18,10 @@ torch.set_num_threads(1)
 def lesson(setup, tmp_path):  # noqa: F811
     """A function that makes a student, its teacher, data and recipe."""
 
-    def make(student, teacher, **changes):
-        save_variant(teacher, tmp_path / "teacher", seed=5)
+    def make(student, taught_by, **changes):
+        save_variant(taught_by, tmp_path / "teacher", seed=5)
         add_tokenizer(tmp_path / "teacher")
-        return setup(student, teacher="teacher", **changes)
+        return setup(student, **{"teacher": "teacher", **changes})
 
     return make
 

@@ -321,11 +321,6 @@ ZipPlan plan_zip(const arch::OpenModel& model, const ZipOptions& options) {
     if (model.checkpoint.format == checkpoint::Format::gguf)
         throw Error(ErrorCode::unsupported, fmt::format("{}: a GGUF is not zipped", model.checkpoint.name), "mixwright import makes a Hugging Face directory of it");
     check_form(model, options);
-    if (options.budget == ZipBudget::loss && options.format == ZipFormat::standard)
-        throw Error(ErrorCode::unsupported, fmt::format("--budget loss gives layers experts of unequal width, and a config of {} has one width for all of them", spec.architecture->model_type),
-                    "--budget uniform loads everywhere");
-    if (options.budget == ZipBudget::loss)
-        throw Error(ErrorCode::unsupported, "--budget loss is not there yet", "--budget uniform: layers keep equal shares, of which their experts get unequal ones");
     const arch::MoeTable& table = *spec.architecture->moe;
     ZipPlan plan{.spec = spec};
     io::Json config = model.checkpoint.config;

@@ -50,7 +50,7 @@ std::vector<ZippedLayer> zip_layers(const arch::OpenModel& model, const calibrat
                                     const std::string& identity);
 
 /// The output: new experts and routers out of `workplace`, everything else as the original has it; the transformers module of a
-/// zipped model with it, and zip_report.json: method, budget and `layers`.
+/// zipped model with it, and zip_report.json: method, share kept and `layers`.
 checkpoint::OutputPlan zip_output(const arch::OpenModel& model, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
                                   const std::filesystem::path& workplace);
 

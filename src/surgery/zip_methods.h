@@ -24,19 +24,13 @@ enum class ZipFormat {
     zipped     // experts of unequal widths that may share rows (arch::ZippedExperts)
 };
 
-enum class ZipBudget {
-    uniform,  // every layer keeps the same share of its bytes
-    loss      // a layer keeps the more, the more the loss needs it
-};
-
 struct ZipOptions {
     ZipMethod method = ZipMethod::neuron;
     ZipFormat format = ZipFormat::standard;
     ZipGrouping grouping = ZipGrouping::coactivation;
     std::int64_t group_size = 2;
     double alpha = 0.3, beta = 0.125;  // of ZipIt!
-    double keep = 0.75;      // of the experts' bytes
-    ZipBudget budget = ZipBudget::uniform;
+    double keep = 0.75;      // of the experts' bytes, the same share in every layer
     bool refit = true;       // least squares on the new block's output
     bool sequential = true;  // a layer's statistics come from the already zipped layers below
     std::uint64_t seed = 0;

@@ -46,8 +46,6 @@ public:
             ->check(CLI::IsMember({"none", "ls"}))->capture_default_str();
         app.add_option("--sequential", sequential_, "a layer's statistics come from the zipped layers below (on) or the original ones (off)")
             ->check(CLI::IsMember({"on", "off"}))->capture_default_str();
-        app.add_option("--budget", budget_, "uniform: every layer keeps the same share; loss: by what the loss needs (not there yet)")
-            ->check(CLI::IsMember({"uniform", "loss"}))->capture_default_str();
         app.add_option("--out-shard-size", shard_size_, "largest safetensors file: 5GB, 500MB, ...")->capture_default_str();
         app.add_flag("--card,!--no-card", card_, "write a model card, README.md (on by default)");
         app.add_flag("--force", write_.force, "replace OUT when it exists");
@@ -64,7 +62,6 @@ public:
         options_.refit = refit_ == "ls";
         options_.sequential = sequential_ == "on";
         options_.seed = common.seed;
-        options_.budget = budget_ == "loss" ? ZipBudget::loss : ZipBudget::uniform;
         if (!report_.empty()) check_page(report_);
         write_.shard_bytes = checkpoint::parse_byte_size(shard_size_);
 
@@ -152,7 +149,6 @@ private:
     }
 
     std::string model_, out_, method_ = "neuron", group_ = "coactivation", format_ = "standard", refit_ = "ls", sequential_ = "on", shard_size_ = "5GB", report_;
-    std::string budget_ = "uniform";
     std::vector<std::string> data_;
     std::int64_t tokens_ = 32768, context_ = 512;
     bool card_ = true;

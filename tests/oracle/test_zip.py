@@ -134,7 +134,6 @@ def test_an_expert_without_tokens_stays_near_what_it_was(place, tmp_path):
     ("qwen2_moe", ["--method", "zap"], 2, "no such method"),
     ("qwen2_moe", ["--method", "reap", "--format", "zipped"], 2, "goes with --method typed and neuron"),
     ("qwen2_moe", ["--keep", "0"], 2, "keep"),
-    ("qwen2_moe", ["--budget", "loss"], 3, "one width for all"),
     ("qwen2_moe", ["--report", "nowhere/page.html"], 2, "no folder"),
     ("qwen2_moe", ["--data", "nowhere.txt"], 3, "nowhere.txt"),
 ])

@@ -2,6 +2,8 @@
 #define HWY_TARGET_INCLUDE "kernels/attention.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every target
 
+#include "kernels/bf16-inl.h"
+
 #include <hwy/aligned_allocator.h>
 #include <hwy/highway.h>
 
@@ -31,23 +33,11 @@ namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using F32 = hn::ScalableTag<float>;
-using VF = hn::Vec<F32>;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-HWY_INLINE float widen(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
-HWY_INLINE float widen(float value) { return value; }
 HWY_INLINE void store_narrow(float value, float* out) { *out = value; }
-HWY_INLINE void store_narrow(float value, std::uint16_t* out) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    *out = static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-[[maybe_unused]] HWY_INLINE VF load_floats(const float* x) { return hn::LoadU(F32(), x); }
-HWY_INLINE VF load_floats(const std::uint16_t* x) {
-    const hn::ScalableTag<std::uint32_t> d;
-    return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(d, hn::LoadU(hn::Rebind<std::uint16_t, decltype(d)>(), x))));
-}
+HWY_INLINE void store_narrow(float value, std::uint16_t* out) { *out = narrow(value); }
 
 // e^x for x <= 0 to about 1e-7 relative, 0 far below.
 HWY_INLINE VF exp_negative(VF x) {

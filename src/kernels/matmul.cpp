@@ -2,6 +2,8 @@
 #define HWY_TARGET_INCLUDE "kernels/matmul.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every target
 
+#include "kernels/bf16-inl.h"
+
 #include <hwy/highway.h>
 
 #include "kernels/matmul.h"
@@ -38,14 +40,10 @@ namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using F32 = hn::ScalableTag<float>;
-using VF = hn::Vec<F32>;
 
 // A tile of results in registers: rows_at_once weights by two vectors of tokens, beside one weight and the two vectors.
 constexpr int rows_at_once = hn::MaxLanes(F32()) >= 16 ? 12 : 6;
 
-HWY_INLINE float widen(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
-HWY_INLINE float widen(float value) { return value; }
 
 std::int64_t panel_width() { return 2 * static_cast<std::int64_t>(hn::Lanes(F32())); }
 std::int64_t row_multiple() { return rows_at_once; }
@@ -77,12 +75,10 @@ HWY_INLINE void widen_row(const Weights& weights, std::int64_t row, std::int64_t
             break;
         }
         case Format::bf16: {
-            const hn::ScalableTag<std::uint32_t> d32;
-            const hn::Rebind<std::uint16_t, decltype(d32)> d16;
             const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
             const std::uint16_t* from = static_cast<const std::uint16_t*>(weights.values) + row * weights.cols + first;
             std::int64_t c = 0;
-            for (; c + lanes <= count; c += lanes) hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, from + c)))), d, out + c);
+            for (; c + lanes <= count; c += lanes) hn::StoreU(load_floats(from + c), d, out + c);
             for (; c < count; ++c) out[c] = widen(from[c]);
             break;
         }

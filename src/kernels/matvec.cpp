@@ -2,6 +2,8 @@
 #define HWY_TARGET_INCLUDE "kernels/matvec.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every target
 
+#include "kernels/bf16-inl.h"
+
 #include <hwy/highway.h>
 
 #include "kernels/matvec.h"
@@ -16,17 +18,13 @@ namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using F32 = hn::ScalableTag<float>;
 using I32 = hn::ScalableTag<std::int32_t>;
 using U32 = hn::ScalableTag<std::uint32_t>;
 using I16 = hn::ScalableTag<std::int16_t>;
 using HalfI8 = hn::Rebind<std::int8_t, I16>;
 using HalfU8 = hn::Rebind<std::uint8_t, I16>;
-using VF = hn::Vec<F32>;
 using VI = hn::Vec<I32>;
 
-HWY_INLINE float widen(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
-HWY_INLINE float widen(float value) { return value; }
 HWY_INLINE float total(VF v) { return hn::GetLane(hn::SumOfLanes(F32(), v)); }
 
 // ---- activations --------------------------------------------------------------------------------------------------
@@ -50,11 +48,6 @@ void store_even_odd(const T* x, std::int64_t cols, float* out) {
             }
 }
 
-HWY_INLINE VF load_floats(const float* x) { return hn::LoadU(F32(), x); }
-HWY_INLINE VF load_floats(const std::uint16_t* x) {
-    const U32 d;
-    return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(d, hn::LoadU(hn::Rebind<std::uint16_t, U32>(), x))));
-}
 
 // To 16 bits; returns the factor that undoes it: NaN when not all of x is finite.
 template <class T>

@@ -2,6 +2,8 @@
 #define HWY_TARGET_INCLUDE "kernels/quantize.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every target
 
+#include "kernels/bf16-inl.h"
+
 #include <hwy/highway.h>
 
 #include "kernels/quantize.h"
@@ -17,11 +19,6 @@ namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-HWY_INLINE float widen(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
-HWY_INLINE std::uint16_t narrow(float value) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 struct Range {
     float lowest = std::numeric_limits<float>::infinity(), highest = -std::numeric_limits<float>::infinity();

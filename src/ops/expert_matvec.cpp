@@ -11,7 +11,6 @@
 #include "ops/work_sharing.h"
 
 namespace mixwright::ops {
-
 namespace {
 
 constexpr std::int64_t piece = 64;  // rows of weights

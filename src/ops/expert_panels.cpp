@@ -22,12 +22,6 @@ struct Block {
     kernels::Panels x, hidden;
 };
 
-float* thread_scratch(std::int64_t count) {
-    thread_local std::vector<float> memory;
-    if (static_cast<std::int64_t>(memory.size()) < count) memory.resize(static_cast<std::size_t>(count));
-    return memory.data();
-}
-
 // Calls work(block, piece) for `pieces` pieces of each block.
 template <class Work>
 void for_each_piece(std::vector<Block>& blocks, std::int64_t pieces, const Work& work) {
@@ -37,19 +31,13 @@ void for_each_piece(std::vector<Block>& blocks, std::int64_t pieces, const Work&
 
 void run_batch(const at::Tensor& x, std::vector<Block>& blocks, float* y) {
     const std::int64_t D = x.size(1), width = kernels::Panels::width();
-    const bool bf16 = x.scalar_type() == at::kBFloat16;
-    const void* rows = x.const_data_ptr();
     std::int64_t panels = 0, widest = 0;  // experts may differ in width
     for (const Block& block : blocks) {
         panels = std::max(panels, block.x.count());
         widest = std::max(widest, block.hidden.cols());
     }
     for_each_piece(blocks, panels, [&](Block& block, std::int64_t p) {
-        if (p >= block.x.count()) return;
-        if (bf16)
-            block.x.fill(p, static_cast<const std::uint16_t*>(rows), D, block.tokens);
-        else
-            block.x.fill(p, static_cast<const float*>(rows), D, block.tokens);
+        if (p < block.x.count()) fill_panel(block.x, p, x, block.tokens);
     });
 
     // The gate's result goes where the hidden activations will be.
@@ -58,7 +46,7 @@ void run_batch(const at::Tensor& x, std::vector<Block>& blocks, float* y) {
         const std::int64_t F = block.hidden.cols(), begin = piece * hidden_tile, end = std::min(F, begin + hidden_tile), step = hidden_tile * width;
         if (begin >= end) return;
         float* gate = block.hidden.panel(0) + begin * width;
-        float* up = thread_scratch(block.x.count() * step);
+        float* up = panel_scratch(block.x.count() * step);
         kernels::multiply(kernel_weights(block.expert->gate, D), begin, end, block.x, gate, F * width);
         kernels::multiply(kernel_weights(block.expert->up, D), begin, end, block.x, up, step);
         for (std::int64_t p = 0; p < block.x.count(); ++p) silu_mul(gate + p * F * width, up + p * step, (end - begin) * width, gate + p * F * width);
@@ -69,7 +57,7 @@ void run_batch(const at::Tensor& x, std::vector<Block>& blocks, float* y) {
     share_work((D + out_tile - 1) / out_tile, [&](std::int64_t piece) {
         const std::int64_t begin = piece * out_tile, end = std::min(D, begin + out_tile), step = out_tile * width;
         for (const Block& block : blocks) {
-            float* out = thread_scratch(block.hidden.count() * step);
+            float* out = panel_scratch(block.hidden.count() * step);
             kernels::multiply(kernel_weights(block.expert->down, block.hidden.cols()), begin, end, block.hidden, out, step);
             for (std::size_t t = 0; t < block.tokens.size(); ++t) {
                 const auto panel = static_cast<std::int64_t>(t) / width, column = static_cast<std::int64_t>(t) % width;

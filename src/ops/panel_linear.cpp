@@ -36,18 +36,18 @@ bool panels_apply(const Linear& linear, const at::Tensor& x) {
            (!linear.bias.defined() || (linear.bias.scalar_type() == x.scalar_type() && linear.bias.is_contiguous()));
 }
 
-kernels::Panels make_panels(const at::Tensor& x, std::span<const std::int32_t> row_of) {
-    const std::int64_t cols = x.size(1);
-    kernels::Panels panels(static_cast<std::int64_t>(row_of.size()), cols);
+void fill_panel(kernels::Panels& panels, std::int64_t i, const at::Tensor& x, std::span<const std::int32_t> row_of) {
     const void* values = x.const_data_ptr();
-    const bool bf16 = x.scalar_type() == at::kBFloat16;
-    share_work(panels.count(), [&](std::int64_t i) {
-        if (bf16)
-            panels.fill(i, static_cast<const std::uint16_t*>(values), cols, row_of);
-        else
-            panels.fill(i, static_cast<const float*>(values), cols, row_of);
-    });
-    return panels;
+    if (x.scalar_type() == at::kBFloat16)
+        panels.fill(i, static_cast<const std::uint16_t*>(values), panels.cols(), row_of);
+    else
+        panels.fill(i, static_cast<const float*>(values), panels.cols(), row_of);
+}
+
+float* panel_scratch(std::int64_t count) {
+    thread_local std::vector<float> memory;
+    if (static_cast<std::int64_t>(memory.size()) < count) memory.resize(static_cast<std::size_t>(count));
+    return memory.data();
 }
 
 at::Tensor panel_linear(const Linear& linear, const at::Tensor& x) {
@@ -65,15 +65,16 @@ at::Tensor panel_linear(const Linear& linear, const at::Tensor& x) {
     std::iota(order.begin(), order.end(), 0);
     for (std::int64_t first = 0; first < num_rows; first += block) {
         const std::int64_t block_rows = std::min(block, num_rows - first);
-        const kernels::Panels panels = make_panels(rows, std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(block_rows)));
+        const auto row_of = std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(block_rows));
+        kernels::Panels panels(block_rows, cols);
+        share_work(panels.count(), [&](std::int64_t i) { fill_panel(panels, i, rows, row_of); });
         share_work(tiles, [&](std::int64_t unit) {
             const std::int64_t begin = unit * tile, end = std::min(weights.rows, begin + tile);
-            thread_local std::vector<float> sums;
-            sums.resize(static_cast<std::size_t>(panels.count() * tile * width));
-            kernels::multiply(weights, begin, end, panels, sums.data(), tile * width);
+            float* sums = panel_scratch(panels.count() * tile * width);
+            kernels::multiply(weights, begin, end, panels, sums, tile * width);
             for (std::int64_t p = 0; p < panels.count(); ++p) {
                 const std::int64_t row = first + p * width, count = std::min(width, first + block_rows - row), at = row * weights.rows + begin;
-                const float* from = &sums[static_cast<std::size_t>(p * tile * width)];
+                const float* from = sums + p * tile * width;
                 if (bf16)
                     store_bf16(from, width, end - begin, count, bias != nullptr ? static_cast<const std::uint16_t*>(bias) + begin : nullptr,
                                static_cast<std::uint16_t*>(results) + at, weights.rows);

@@ -16,7 +16,10 @@ bool panels_apply(const Linear& linear, const at::Tensor& x);
 /// x [..., D] -> [..., out].
 at::Tensor panel_linear(const Linear& linear, const at::Tensor& x);
 
-/// Rows `row_of` of x [N, D] (bf16 or f32, contiguous) as panels, filled by all threads.
-kernels::Panels make_panels(const at::Tensor& x, std::span<const std::int32_t> row_of);
+/// Fills panel i with rows of x [N, D] (bf16 or f32, contiguous): token t of all panels is row row_of[t].
+void fill_panel(kernels::Panels& panels, std::int64_t i, const at::Tensor& x, std::span<const std::int32_t> row_of);
+
+/// Memory of this thread for `count` sums between two steps; what was there is lost with the next call.
+float* panel_scratch(std::int64_t count);
 
 }  // namespace mixwright::ops

@@ -9,6 +9,7 @@
 
 #include "error.h"
 #include "io/file.h"
+#include "io/paths.h"
 #include "io/yaml.h"
 #include "nearest.h"
 
@@ -17,12 +18,6 @@ namespace {
 
 using io::Yaml;
 namespace fs = std::filesystem;
-
-// A name that no file can have is not there; std::filesystem would throw.
-bool is_there(const fs::path& path) {
-    std::error_code ignored;
-    return fs::exists(path, ignored);
-}
 
 constexpr std::array gate_mode_names{std::string_view("hidden"),      std::string_view("hidden_avg"),
                                      std::string_view("hidden_last"), std::string_view("cheap_embed"),
@@ -77,9 +72,7 @@ ModelReference read_model_reference(const Yaml& value) {
 
 /// Data paths are looked for from the working directory, then beside the recipe.
 fs::path find_data(const Yaml& value, const fs::path& recipe_folder) {
-    const fs::path path = value.text();
-    if (is_there(path)) return path;
-    if (path.is_relative() && is_there(recipe_folder / path)) return recipe_folder / path;
+    if (auto found = io::find_path(value.text(), recipe_folder)) return *found;
     value.refuse(fmt::format("data file \"{}\" is not there", printable(value.text())),
                  "give a text file, a .jsonl file or a folder of either");
 }
@@ -247,7 +240,7 @@ ModelReference parse_model_reference(std::string_view text, std::string_view pla
                     "a model is written path[@revision], with an adapter path[@revision]+lora[@revision]");
     };
     if (text.empty()) refuse("the name is empty");
-    if (is_there(text)) return {.model = std::string(text)};
+    if (io::is_there(text)) return {.model = std::string(text)};
     ModelReference reference;
     const auto plus = text.find('+');
     reference.model = text.substr(0, plus);

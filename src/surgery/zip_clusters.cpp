@@ -176,15 +176,6 @@ Groups pseudo_pruned(const ZipContext& context) {
 
 // ---- one expert of several ---------------------------------------------------------------------------------------
 
-ops::Mlp permuted(const ops::Mlp& expert, const std::vector<std::int64_t>& order) {
-    const at::Tensor index = index_of(order);
-    ops::Mlp result = expert;
-    result.gate.weight = expert.gate.weight.index_select(0, index);
-    result.up.weight = expert.up.weight.index_select(0, index);
-    result.down.weight = expert.down.weight.index_select(1, index);
-    return result;
-}
-
 at::Tensor neuron_weights(const ops::Mlp& e) { return at::cat({e.gate.weight, e.up.weight, e.down.weight.t()}, 1).to(at::kFloat); }
 
 // What neurons are aligned by: their weights (M-SMoE, arXiv 2310.01334), with REAM also their activations.
@@ -201,7 +192,7 @@ ops::Mlp averaged(const ZipContext& context, const std::vector<std::int64_t>& gr
     ops::Mlp sum{.activation = reference.activation, .swiglu_limit = reference.swiglu_limit};
     for (std::size_t i = 0; i < group.size(); ++i) {
         ops::Mlp member = context.weights.experts[static_cast<std::size_t>(group[i])];
-        if (aligned && i > 0) member = permuted(member, alignment(context, reference, member, x));
+        if (aligned && i > 0) member = neurons_of(member, alignment(context, reference, member, x));
         const double share = shares[static_cast<std::int64_t>(i)].item<double>();
         const auto add = [&](at::Tensor& to, const at::Tensor& weight) { to = to.defined() ? to + weight * share : weight * share; };
         add(sum.gate.weight, member.gate.weight);

@@ -39,10 +39,7 @@ at::Tensor heapr_scores(const at::Tensor& gated, const at::Tensor& gradients, co
 }
 
 ops::Mlp narrowed(const ops::Mlp& expert, const std::vector<std::int64_t>& kept, const at::Tensor& down) {
-    const at::Tensor index = at::tensor(kept, at::kLong);
-    ops::Mlp narrow = expert;
-    narrow.gate.weight = expert.gate.weight.index_select(0, index);
-    narrow.up.weight = expert.up.weight.index_select(0, index);
+    ops::Mlp narrow = neurons_of(expert, kept);
     narrow.down.weight = down.to(at::kFloat).contiguous();
     return narrow;
 }
@@ -134,6 +131,15 @@ std::string_view zip_method_name(ZipMethod method) {
 bool makes_narrower(ZipMethod method) { return std::ranges::find(methods, method, &MethodName::method)->narrower; }
 
 bool needs_gradients(const ZipOptions& options) { return options.method == ZipMethod::heapr; }
+
+ops::Mlp neurons_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neurons) {
+    const at::Tensor index = at::tensor(neurons, at::kLong);
+    ops::Mlp part = expert;
+    part.gate.weight = expert.gate.weight.index_select(0, index);
+    part.up.weight = expert.up.weight.index_select(0, index);
+    part.down.weight = expert.down.weight.index_select(1, index);
+    return part;
+}
 
 MadeBlock make_block(const ZipContext& context) {
     if (context.options.format == ZipFormat::zipped) return typed_block(context);

@@ -77,6 +77,8 @@ bool needs_gradients(const ZipOptions& options);
 MadeBlock make_block(const ZipContext& context);
 
 using calibrate::expert_activations;
+/// The expert made of these of its neurons, in this order: their rows of gate and up, their columns of down.
+ops::Mlp neurons_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neurons);
 /// The matrix of a block's router, [E, D].
 inline at::Tensor& router_of(model::MoeWeights& weights) { return weights.routers[0].weight; }
 inline const at::Tensor& router_of(const model::MoeWeights& weights) { return weights.routers[0].weight; }

@@ -48,15 +48,6 @@ struct Candidates {
     NormalEquations held_out() const { return equations(num_fit, activations.size(0) - num_fit); }
 };
 
-ops::Mlp rows_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neurons) {
-    const at::Tensor index = index_of(neurons);
-    ops::Mlp part = expert;
-    part.gate.weight = expert.gate.weight.index_select(0, index);
-    part.up.weight = expert.up.weight.index_select(0, index);
-    part.down.weight = expert.down.weight.index_select(1, index);
-    return part;
-}
-
 Candidates candidates(const ZipContext& context, std::int64_t expert, const ops::Mlp* foreign) {
     const ops::Mlp& own = context.weights.experts[static_cast<std::size_t>(expert)];
     const calibrate::ExpertTokens reach = context.routed.of(expert);
@@ -172,7 +163,7 @@ private:
     std::optional<Choice> together(std::int64_t expert, std::int64_t partner, std::vector<std::int64_t> shared, std::vector<std::int64_t> foreign) const {
         Choice choice{.shared = std::move(shared), .foreign = std::move(foreign)};
         if (!set_limits(choice, false)) return std::nullopt;
-        const ops::Mlp lent = rows_of(context_.weights.experts[static_cast<std::size_t>(partner)], choice.foreign);
+        const ops::Mlp lent = neurons_of(context_.weights.experts[static_cast<std::size_t>(partner)], choice.foreign);
         const Candidates both = candidates(context_, expert, &lent);
         std::vector<std::int64_t> stay = choice.shared;
         for (const std::int64_t k : range(width_, choice.borrowed())) stay.push_back(k);
@@ -266,7 +257,7 @@ private:
         const Choice& choice = choices_[static_cast<std::size_t>(expert)];
         const auto& experts = context_.weights.experts;
         std::optional<ops::Mlp> lent;
-        if (choice.borrowed() > 0) lent = rows_of(experts[static_cast<std::size_t>(partner)], choice.foreign);
+        if (choice.borrowed() > 0) lent = neurons_of(experts[static_cast<std::size_t>(partner)], choice.foreign);
         const std::vector<std::int64_t> foreign = range(width_, choice.borrowed());
         std::vector<std::int64_t> order;
         const auto append = [&](const std::vector<std::int64_t>& part) { order.insert(order.end(), part.begin(), part.end()); };

@@ -11,6 +11,7 @@
 #include "error.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/paths.h"
 #include "io/yaml.h"
 #include "nearest.h"
 
@@ -20,11 +21,6 @@ namespace {
 using io::Yaml;
 namespace fs = std::filesystem;
 
-// A name that no file can have is not there; std::filesystem would throw.
-bool is_there(const fs::path& path) {
-    std::error_code ignored;
-    return fs::exists(path, ignored);
-}
 using std::string_view;
 
 constexpr std::array decay_names{string_view("constant"), string_view("linear"), string_view("cosine")};
@@ -46,11 +42,8 @@ std::size_t index_of(const Yaml& value, const std::array<string_view, N>& names,
 std::vector<fs::path> find_data(const Yaml& value, const fs::path& recipe_folder) {
     std::vector<fs::path> found;
     for (const std::string& text : value.texts()) {
-        const fs::path path = text;
-        if (is_there(path))
-            found.push_back(path);
-        else if (path.is_relative() && is_there(recipe_folder / path))
-            found.push_back(recipe_folder / path);
+        if (auto path = io::find_path(text, recipe_folder))
+            found.push_back(std::move(*path));
         else
             value.refuse(fmt::format("data \"{}\" is not there", printable(text)), "give a text file, a .jsonl file or a folder of either");
     }
@@ -127,15 +120,15 @@ io::Json to_json(const Yaml& value) {
 // `config:` as a mapping, or the file that holds it.
 io::Json read_config(const Yaml& value, const fs::path& folder) {
     if (value.is_map()) return to_json(value);
-    const fs::path path = value.text(), beside = folder / path;
-    if (!is_there(path) && !is_there(beside)) value.refuse(fmt::format("config \"{}\" is not there", printable(value.text())), "give a config.json, or the config itself as a mapping");
-    return io::read_json(is_there(path) ? path : beside);
+    const auto path = io::find_path(value.text(), folder);
+    if (!path) value.refuse(fmt::format("config \"{}\" is not there", printable(value.text())), "give a config.json, or the config itself as a mapping");
+    return io::read_json(*path);
 }
 
 // A model named by a path from the working directory, or from the recipe's.
 std::string find_model(const std::string& model, const fs::path& folder) {
-    const fs::path beside = folder / model;
-    return !is_there(model) && is_there(beside) ? beside.string() : model;
+    const auto path = io::find_path(model, folder);
+    return path ? path->string() : model;
 }
 
 std::string read_dtype(const Yaml& value) {

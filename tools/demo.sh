@@ -32,12 +32,12 @@ model: $out/base
 data: $out/texts/$name.train.txt
 eval_data: $out/texts/$name.test.txt
 trainable: mlp
-steps: 20
+steps: 12
 batch_size: 4
 seq_len: 256
-lr: 4.0e-4
+lr: 5.0e-4
 warmup: 3
-eval_tokens: 2048
+eval_tokens: 1024
 EOF
   "$mixwright" train "$out/train-$name.yml" "$out/$name"
 done
@@ -50,7 +50,7 @@ expert() {  # GATES SPECIALIST DOMAIN PROMPTS
 }
 recipe() {  # GATES
   printf 'base_model: %s\ngate_mode: %s\ndtype: bfloat16\n' "$out/base" "$1"
-  if [ "$1" = ridge ]; then echo "ridge: {tokens_per_expert: 20000}"; fi
+  if [ "$1" = ridge ]; then echo "ridge: {tokens_per_expert: 10000}"; fi
   echo "experts:"
   expert "$1" code code '["def main(args):", "import os\nimport sys", "class Parser:\n    def __init__(self):"]'
   expert "$1" law law '["This License grants you permission to", "The copyright holder shall not be liable", "Redistribution in binary form"]'

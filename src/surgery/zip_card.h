@@ -5,7 +5,9 @@
 #include <string_view>
 #include <vector>
 
-#include "surgery/zip.h"
+#include "calibrate/domain_tokens.h"
+#include "surgery/zip_plan.h"
+#include "surgery/zipped_layer.h"
 
 namespace mixwright::surgery {
 

@@ -22,8 +22,6 @@ using merge::Groups;
 
 constexpr std::int64_t sample_tokens = 4096;  // for statistics that look at every expert on every token
 
-at::Tensor index_of(const std::vector<std::int64_t>& values) { return at::tensor(values, at::kLong); }
-
 at::Tensor outputs_of(const ops::Mlp& expert, const at::Tensor& x) { return at::linear(expert_activations(expert, x), expert.down.weight.to(at::kFloat)); }
 
 // Evenly over the tokens to fit to.

@@ -132,8 +132,10 @@ bool makes_narrower(ZipMethod method) { return std::ranges::find(methods, method
 
 bool needs_gradients(const ZipOptions& options) { return options.method == ZipMethod::heapr; }
 
+at::Tensor index_of(const std::vector<std::int64_t>& values) { return at::tensor(values, at::kLong); }
+
 ops::Mlp neurons_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neurons) {
-    const at::Tensor index = at::tensor(neurons, at::kLong);
+    const at::Tensor index = index_of(neurons);
     ops::Mlp part = expert;
     part.gate.weight = expert.gate.weight.index_select(0, index);
     part.up.weight = expert.up.weight.index_select(0, index);

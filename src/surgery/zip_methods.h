@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "calibrate/routed_layer.h"
 #include "io/json.h"
@@ -77,6 +78,8 @@ bool needs_gradients(const ZipOptions& options);
 MadeBlock make_block(const ZipContext& context);
 
 using calibrate::expert_activations;
+/// The numbers as a tensor, i64.
+at::Tensor index_of(const std::vector<std::int64_t>& values);
 /// The expert made of these of its neurons, in this order: their rows of gate and up, their columns of down.
 ops::Mlp neurons_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neurons);
 /// The matrix of a block's router, [E, D].
@@ -97,5 +100,9 @@ struct BlockRefit {
 BlockRefit refit_block(model::MoeWeights& weights, const calibrate::RoutedLayer& routed, const at::Tensor& target);
 /// The errors without any fit.
 BlockRefit judge_block(const model::MoeWeights& weights, const calibrate::RoutedLayer& routed, const at::Tensor& target);
+
+/// How well each source expert's own output is got back from `made` on held-out tokens: squared error over energy; NaN for one that
+/// nothing is routed to.
+std::vector<double> recovery(const model::MoeWeights& block, const model::MoeWeights& made, const calibrate::RoutedLayer& routed);
 
 }  // namespace mixwright::surgery

@@ -100,4 +100,18 @@ BlockRefit refit_block(model::MoeWeights& weights, const calibrate::RoutedLayer&
     return result;
 }
 
+std::vector<double> recovery(const model::MoeWeights& block, const model::MoeWeights& made, const calibrate::RoutedLayer& routed) {
+    std::vector<double> errors;
+    for (std::size_t e = 0; e < block.experts.size(); ++e) {
+        const calibrate::ExpertTokens reach = routed.of(static_cast<std::int64_t>(e));
+        const at::Tensor tokens = reach.tokens.narrow(0, reach.num_fit, reach.tokens.size(0) - reach.num_fit);
+        const at::Tensor x = routed.inputs.index_select(0, tokens);
+        const auto output = [&](const ops::Mlp& expert) { return at::linear(expert_activations(expert, x), expert.down.weight); };
+        const at::Tensor truth = output(block.experts[e]);
+        const double energy = truth.square().sum().item<double>();
+        errors.push_back(energy > 0 ? (output(made.experts[e]) - truth).square().sum().item<double>() / energy : std::nan(""));
+    }
+    return errors;
+}
+
 }  // namespace mixwright::surgery

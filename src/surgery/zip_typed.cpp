@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <optional>
 
 #include "merge/neuron_selection.h"
@@ -13,54 +12,13 @@
 #include "merge/shared_neurons.h"
 #include "merge/width_budget.h"
 #include "progress.h"
+#include "surgery/zip_candidates.h"
 #include "surgery/zip_clusters.h"
 
 namespace mixwright::surgery {
 namespace {
 
-using merge::NormalEquations;
-
-constexpr std::int64_t widest_pair = 4096;  // candidates of a pair that goes into one pair of Gram matrices
 constexpr double floor_share = 0.25;        // of the mean width: what every expert keeps
-
-at::Tensor index_of(const std::vector<std::int64_t>& values) { return at::tensor(values, at::kLong); }
-
-std::vector<std::int64_t> range(std::int64_t first, std::int64_t count) {
-    std::vector<std::int64_t> values(static_cast<std::size_t>(count));
-    std::iota(values.begin(), values.end(), first);
-    return values;
-}
-
-// Neurons of several experts of the layer, as candidates for one of them: [own | foreign].
-struct Candidates {
-    at::Tensor activations;  // [n, own + foreign], each token weighed by its gate and by what an error there counts
-    at::Tensor output;       // [n, D], weighed alike: what the expert says
-    at::Tensor down;         // [D, own + foreign]: its old columns, zero for foreign neurons
-    std::int64_t num_fit = 0;
-
-    NormalEquations equations(std::int64_t first, std::int64_t count) const {
-        NormalEquations e(activations.size(1), output.size(1));
-        e.add(activations.narrow(0, first, count), output.narrow(0, first, count));
-        return e;
-    }
-    NormalEquations all() const { return equations(0, activations.size(0)); }
-    NormalEquations fit() const { return equations(0, num_fit); }
-    NormalEquations held_out() const { return equations(num_fit, activations.size(0) - num_fit); }
-};
-
-Candidates candidates(const ZipContext& context, std::int64_t expert, const ops::Mlp* foreign) {
-    const ops::Mlp& own = context.weights.experts[static_cast<std::size_t>(expert)];
-    const calibrate::ExpertTokens reach = context.routed.of(expert);
-    const at::Tensor x = context.routed.inputs.index_select(0, reach.tokens), down = own.down.weight.to(at::kFloat);
-    const at::Tensor weight = (reach.gates * context.routed.weights.index_select(0, reach.tokens)).unsqueeze(1);
-    Candidates result{.activations = expert_activations(own, x) * weight, .down = down, .num_fit = reach.num_fit};
-    result.output = at::linear(result.activations, down);
-    if (foreign != nullptr) {
-        result.activations = at::cat({result.activations, expert_activations(*foreign, x) * weight}, 1);
-        result.down = at::constant_pad_nd(down, {0, foreign->gate.weight.size(0)});
-    }
-    return result;
-}
 
 // What one expert has to choose from.
 struct Choice {
@@ -324,35 +282,5 @@ std::int64_t window_multiple(std::int64_t width) {
 }
 
 MadeBlock typed_block(const ZipContext& context) { return TypedLayer(context).make(); }
-
-MadeBlock typed_uniform_block(const ZipContext& context) {
-    MadeBlock made{.weights = context.weights};
-    const std::int64_t width = context.result.expert_width, own_width = context.spec.expert_width;
-    std::int64_t taken = 0;
-    for (const auto& group : paired_experts(context)) {
-        for (std::size_t i = 0; i < group.size(); ++i) {
-            const ops::Mlp& own = context.weights.experts[static_cast<std::size_t>(group[i])];
-            const ops::Mlp* partner = group.size() > 1 && 2 * own_width <= widest_pair ? &context.weights.experts[static_cast<std::size_t>(group[1 - i])] : nullptr;
-            const Candidates all = candidates(context, group[i], partner);
-            const NormalEquations fit = all.fit(), held_out = all.held_out();
-            const std::vector<std::int64_t> own_neurons = range(0, own_width);
-            merge::RefitNeurons best = merge::select_and_refit(fit.of(own_neurons), held_out.of(own_neurons), all.down.narrow(1, 0, own_width), width);
-            if (partner != nullptr && all.num_fit >= own_width) {
-                merge::RefitNeurons mixed = merge::select_and_refit(fit, held_out, all.down, width, merge::Greedy::forward);
-                if (mixed.held_out_error < best.held_out_error) best = std::move(mixed);
-            }
-            taken += std::ranges::count_if(best.kept, [&](std::int64_t k) { return k >= own_width; });
-            ops::Mlp& result = made.weights.experts[static_cast<std::size_t>(group[i])];
-            const auto rows = [&](const at::Tensor& mine, const at::Tensor& theirs) { return (theirs.defined() ? at::cat({mine, theirs}) : mine).index_select(0, index_of(best.kept)); };
-            result.gate.weight = rows(own.gate.weight, partner != nullptr ? partner->gate.weight : at::Tensor());
-            result.up.weight = rows(own.up.weight, partner != nullptr ? partner->up.weight : at::Tensor());
-            result.down.weight = best.down.to(at::kFloat).contiguous();
-            check_interrupted();
-        }
-    }
-    made.note = fmt::format("{} of {} neurons an expert, {:.1f} % of them its partner's", width, own_width,
-                            100 * static_cast<double>(taken) / static_cast<double>(width * context.spec.num_experts));
-    return made;
-}
 
 }  // namespace mixwright::surgery

@@ -32,7 +32,8 @@ public:
     void run(const CommonOptions& common) override {
         if (!report_.empty()) check_page(report_);
         const arch::OpenModel model = arch::open_model(model_);
-        const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens_, context_), placement_for(common, model, "float32"));
+        const model::Placement placement = placement_for(common, model, "float32");
+        const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens_, context_), placement);
         write(profile);
         if (!report_.empty()) write_page(report_, calibrate::profile_page(profile, last_name(model_)));
         print(common, profile);
@@ -76,11 +77,14 @@ private:
         if (common.quiet) return;
         fmt::print("{:>5} {:>13} {:>8} {:>7} {:>11} {:>15} {:>7} {:>12} {:>7}\n", "layer", "busiest/mean", "spread", "silent", "p, matched", "p, best partner",
                    "bound", "shared mean", "rank90");
-        for (const io::Json& layer : json["layers"])
-            fmt::print("{:>5} {:>13.2f} {:>8.2f} {:>7} {:>9.1f} % {:>13.1f} % {:>7.3f} {:>10.1f} % {:>5.0f} %\n", layer.contains("iteration") ? fmt::format("{}.{}", layer["layer"].get<int>(), layer["iteration"].get<int>()) : fmt::format("{}", layer["layer"].get<int>()),
+        for (const io::Json& layer : json["layers"]) {
+            std::string number = fmt::format("{}", layer["layer"].get<int>());
+            if (layer.contains("iteration")) number += fmt::format(".{}", layer["iteration"].get<int>());
+            fmt::print("{:>5} {:>13.2f} {:>8.2f} {:>7} {:>9.1f} % {:>13.1f} % {:>7.3f} {:>10.1f} % {:>5.0f} %\n", number,
                        layer["load_max_over_mean"].get<double>(), layer["load_variation"].get<double>(), layer["silent_experts"].get<int>(),
                        100 * layer["matched_partner_p"].get<double>(), 100 * layer["best_partner_p"].get<double>(), layer["speed_bound"].get<double>(),
                        100 * layer["shared_mean_energy"].get<double>(), 100 * layer["rank90_share"].get<double>());
+        }
         fmt::print("\n{} tokens; {:.0f} % of the active parameters are in experts. Sharing rows between matched partners could gain at most x {:.3f} at batch one.\n",
                    profile.tokens, 100 * profile.expert_share, json["speed_bound"].get<double>());
         fmt::print("statistics: {}{}\n", output_, report_.empty() ? "" : ", page: " + report_);

@@ -49,7 +49,10 @@ protected:
     virtual void draw(const ProgressState& state, double elapsed, bool finished) = 0;
 
     static std::string rate_text(const ProgressState& state, double elapsed) {
-        return elapsed > 0 ? amount_text(static_cast<double>(state.done) / elapsed, state.unit) + "/s" : "";
+        if (elapsed <= 0) return "";
+        const double rate = static_cast<double>(state.done) / elapsed;
+        if (rate < 10 && state.unit != "B") return fmt::format("{:.1f} {}/s", rate, state.unit);
+        return amount_text(rate, state.unit) + "/s";
     }
     static double remaining(const ProgressState& state, double elapsed) {
         return static_cast<double>(state.total - state.done) * elapsed / static_cast<double>(state.done);

@@ -1,15 +1,12 @@
-#include "surgery/zip.h"
+#include "surgery/zip_layers.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <optional>
-#include <set>
 
 #include "arch/zipped.h"
 #include "calibrate/loss_gradients.h"
@@ -19,33 +16,12 @@
 #include "io/journal.h"
 #include "model/layer_stream.h"
 #include "progress.h"
-#include "surgery/moe_plan.h"
-#include "surgery/remote_code.h"
 
 namespace mixwright::surgery {
 namespace {
 
 namespace fs = std::filesystem;
 using arch::TensorRole;
-
-// Widths that kernels and the block types of GGUF like, as far as the original's width is one.
-std::int64_t rounded_width(std::int64_t width, double keep) {
-    const std::int64_t multiple = width >= 128 && width % 32 == 0 ? 32 : width % 8 == 0 ? 8 : 1;
-    const auto steps = static_cast<std::int64_t>(std::lround(static_cast<double>(width) * keep / static_cast<double>(multiple)));
-    return std::clamp(steps * multiple, std::min(multiple, width), width);
-}
-
-// The tensors of a layer that zip makes anew.
-bool is_made(TensorRole role) { return role == TensorRole::router || role == TensorRole::router_bias || role == TensorRole::expert || role == TensorRole::shared_expert; }
-
-std::map<std::string, TensorRole> made_tensors(const arch::ModelSpec& spec, std::int64_t layer) {
-    std::map<std::string, TensorRole> names;
-    for (const arch::TensorSlot& slot : arch::tensor_slots(spec))
-        if (slot.layer == layer && is_made(slot.role)) names.emplace(slot.name, slot.role);
-    return names;
-}
-
-fs::path layer_file(const fs::path& workplace, std::int64_t layer) { return workplace / fmt::format("layer-{:05}.safetensors", layer); }
 
 void for_each_weight(model::MoeWeights& weights, const auto& change) {
     change(router_of(weights));
@@ -83,7 +59,7 @@ public:
             if (model_.spec.layers[static_cast<std::size_t>(layer)].kind == arch::LayerKind::dense) {
                 advance(original_, weights, layer);
             } else if (const auto found = finished.find(layer); found != finished.end() && fs::exists(layer_file(workplace_, layer))) {
-                layers.push_back(parse(found->second));
+                layers.push_back(ZippedLayer::from_json(found->second));
                 plan_.spec.layers[static_cast<std::size_t>(layer)].zipped = layers.back().zipped;
                 if (options_.sequential) take_back(layer, weights);
                 advance(options_.sequential ? zipped_ : original_, weights, layer);
@@ -201,21 +177,6 @@ private:
                         "compute with --dtype float32, or check the weights: mixwright inspect MODEL --verify");
     }
 
-    // How well each source expert's own output comes back on held-out tokens: squared error over energy.
-    static std::vector<double> recovery(const model::MoeWeights& block, const model::MoeWeights& made, const calibrate::RoutedLayer& routed) {
-        std::vector<double> errors;
-        for (std::size_t e = 0; e < block.experts.size(); ++e) {
-            const calibrate::ExpertTokens reach = routed.of(static_cast<std::int64_t>(e));
-            const at::Tensor tokens = reach.tokens.narrow(0, reach.num_fit, reach.tokens.size(0) - reach.num_fit);
-            const at::Tensor x = routed.inputs.index_select(0, tokens);
-            const auto output = [&](const ops::Mlp& expert) { return at::linear(expert_activations(expert, x), expert.down.weight); };
-            const at::Tensor truth = output(block.experts[e]);
-            const double energy = truth.square().sum().item<double>();
-            errors.push_back(energy > 0 ? (output(made.experts[e]) - truth).square().sum().item<double>() / energy : std::nan(""));
-        }
-        return errors;
-    }
-
     // Rounds the new weights to the dtype on disk, writes them, and leaves them as the stream will see them.
     void save(std::int64_t layer, model::LayerWeights& weights) {
         const auto made = made_tensors(plan_.spec, layer);
@@ -250,16 +211,6 @@ private:
         model::bind_experts(plan_.spec, layer, weights);
     }
 
-    static ZippedLayer parse(const io::Json& line) {
-        const auto number = [&](const char* key) { return line.at(key).is_null() ? std::nan("") : line.at(key).get<double>(); };
-        ZippedLayer layer{.layer = line.at("layer"), .tokens = line.at("tokens"), .error = number("error"), .fitted_error = number("fitted_error"),
-                          .unfitted_error = number("unfitted_error"), .recovery_error = number("recovery_error"), .starved = line.at("starved"), .note = line.at("note")};
-        for (const io::Json& error : line.at("recovered")) layer.recovered.push_back(error.is_null() ? std::nan("") : error.get<double>());
-        if (line.contains("zipped")) layer.zipped = arch::zipped_from_json(line.at("zipped"));
-        if (line.contains("typed")) layer.typed = TypedShares::from_json(line.at("typed"));
-        return layer;
-    }
-
     const arch::OpenModel& model_;
     ZipPlan& plan_;
     const ZipOptions& options_;
@@ -274,86 +225,6 @@ private:
 
 }  // namespace
 
-io::Json ZippedLayer::json() const {
-    const auto number = [](double value) { return std::isfinite(value) ? io::Json(value) : io::Json(); };
-    io::Json json{{"layer", layer}, {"tokens", tokens}, {"error", number(error)}, {"fitted_error", number(fitted_error)},
-                  {"unfitted_error", number(unfitted_error)}, {"recovery_error", number(recovery_error)}, {"recovered", io::Json::array()},
-                  {"starved", starved}, {"note", note}};
-    for (const double error : recovered) json["recovered"].push_back(number(error));
-    if (zipped) json["zipped"] = arch::zipped_json(*zipped);
-    if (typed) json["typed"] = typed->json();
-    return json;
-}
-
-namespace {
-
-// Forms that the methods here do not know what to do with.
-void check_form(const arch::OpenModel& model, const ZipOptions& options) {
-    const arch::ModelSpec& spec = model.spec;
-    const arch::MoeTable& table = *spec.architecture->moe;
-    if (table.zipped)
-        throw Error(ErrorCode::unsupported, fmt::format("{}: the model is zipped already", model.checkpoint.name), "zip the model it was made from, with a smaller --keep");
-    const auto refuse = [&](const char* what) {
-        throw Error(ErrorCode::unsupported, fmt::format("{}: {} {}, which zip does not do yet", model.checkpoint.name, spec.architecture->model_type, what));
-    };
-    if (table.expert_bias) refuse("has biases in its experts");
-    if (table.weigh_input) refuse("weighs what an expert sees, not what it says");
-    if (spec.architecture->mlp == arch::MlpForm::plain) refuse("has experts without gates");
-    if (!spec.architecture->packed.empty()) refuse("packs several tensors into one on disk");
-    if (std::ranges::any_of(spec.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); })) refuse("chains its experts");
-    if (needs_gradients(options) && !arch::norm_names(spec.architecture->norm_placement).after_mlp.empty()) refuse("has norms behind its experts, which --method heapr does not see through");
-    if (options.method == ZipMethod::typed && options.group_size != 2)
-        throw Error(ErrorCode::usage, fmt::format("--group-size {}: --method typed shares neurons within pairs", options.group_size));
-    if (options.format == ZipFormat::zipped && options.method != ZipMethod::typed && options.method != ZipMethod::neuron)
-        throw Error(ErrorCode::usage, fmt::format("--format zipped goes with --method typed and neuron, not {}", zip_method_name(options.method)));
-    if (makes_narrower(options.method)) return;
-    if (spec.num_groups > 1) refuse("chooses experts by groups, which must stay equally large (--method neuron keeps all experts)");
-    const bool prunes = options.method == ZipMethod::reap || options.method == ZipMethod::frequency || options.method == ZipMethod::random;
-    if (!prunes && (table.router_bias || table.correction_bias)) refuse("has biases in its routers, and they cannot be merged");
-}
-
-}  // namespace
-
-ZipPlan plan_zip(const arch::OpenModel& model, const ZipOptions& options) {
-    const arch::ModelSpec& spec = model.spec;
-    if (!spec.is_moe())
-        throw Error(ErrorCode::unsupported, fmt::format("{}: {} is a dense architecture, it has no experts to zip", model.checkpoint.name, spec.architecture->model_type));
-    if (model.checkpoint.format == checkpoint::Format::gguf)
-        throw Error(ErrorCode::unsupported, fmt::format("{}: a GGUF is not zipped", model.checkpoint.name), "mixwright import makes a Hugging Face directory of it");
-    check_form(model, options);
-    const arch::MoeTable& table = *spec.architecture->moe;
-    ZipPlan plan{.spec = spec};
-    io::Json config = model.checkpoint.config;
-    if (options.format == ZipFormat::zipped) {
-        plan.spec.architecture = &arch::zipped_form_of(*spec.architecture);
-        config["model_type"] = plan.spec.architecture->model_type;
-        config["architectures"] = {plan.spec.architecture->hf_class};
-        config.erase("auto_map");
-        plan.config = std::move(config);
-        return plan;
-    }
-    if (makes_narrower(options.method)) {
-        plan.spec.expert_width = rounded_width(spec.expert_width, options.keep);
-        config[table.expert_width_key] = plan.spec.expert_width;
-        if (!table.num_shared_key.empty() && spec.shared_width > 0)
-            plan.spec.shared_width = spec.shared_width / spec.expert_width * plan.spec.expert_width;
-    } else {
-        plan.spec.num_experts = std::clamp<std::int64_t>(std::lround(static_cast<double>(spec.num_experts) * options.keep), 1, spec.num_experts);
-        if (plan.spec.num_experts < spec.top_k)
-            throw Error(ErrorCode::usage, fmt::format("--keep {}: {} of {} experts would be left, fewer than the {} every token goes to", options.keep,
-                                                      plan.spec.num_experts, spec.num_experts, spec.top_k),
-                        "keep more, or make experts narrower instead of fewer (--method neuron)");
-        for (const std::string_view key : table.num_experts_keys)
-            if (config.contains(key)) config[key] = plan.spec.num_experts;
-    }
-    // What a reader will make of it.
-    const arch::ModelSpec read = arch::parse_config(config, "config.json of the result");
-    plan.config = std::move(config);
-    if (read.expert_width != plan.spec.expert_width || read.num_experts != plan.spec.num_experts || read.shared_width != plan.spec.shared_width)
-        throw Error(ErrorCode::unsupported, fmt::format("{}: its config cannot say what the zipped model would be", model.checkpoint.name));
-    return plan;
-}
-
 std::vector<ZippedLayer> zip_layers(const arch::OpenModel& model, const calibrate::DomainTokens& text, ZipPlan& plan, const ZipOptions& options,
                                     const model::Placement& placement, const fs::path& workplace, const std::string& identity) {
     const c10::InferenceMode guard;
@@ -367,61 +238,6 @@ std::vector<ZippedLayer> zip_layers(const arch::OpenModel& model, const calibrat
         journal.append(first);
     }
     return Zipping(model, text, plan, options, placement, workplace).run(journal);
-}
-
-namespace {
-
-std::string zip_report(const arch::OpenModel& model, const ZipOptions& options, const std::vector<ZippedLayer>& layers) {
-    io::Json report{{"source", model.checkpoint.path.lexically_normal().filename().string()}, {"method", zip_method_name(options.method)}, {"keep", options.keep}, {"layers", io::Json::array()}};
-    for (const ZippedLayer& layer : layers) report["layers"].push_back(layer.json());
-    return report.dump(1, ' ', false, io::Json::error_handler_t::replace) + "\n";
-}
-
-}  // namespace
-
-checkpoint::OutputPlan zip_output(const arch::OpenModel& model, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers, const fs::path& workplace) {
-    std::map<std::int64_t, std::shared_ptr<const checkpoint::TensorSource>> files;
-    checkpoint::OutputPlan output;
-    for (const arch::TensorSlot& slot : arch::tensor_slots(plan.spec)) {
-        if (!is_made(slot.role)) {
-            output.tensors.push_back(copy_tensor(slot.name, model.tensors, model.tensors->at(slot.name)));
-            continue;
-        }
-        auto& file = files[slot.layer];
-        if (!file) file = checkpoint::open_safetensors_file(layer_file(workplace, slot.layer));
-        output.tensors.push_back(copy_tensor(slot.name, file, file->at(slot.name)));
-    }
-    io::Json config = plan.config;
-    if (options.format == ZipFormat::zipped) {
-        for (const arch::LayerSpec& layer : plan.spec.layers) config["zipped_experts"].push_back(layer.zipped ? arch::zipped_json(*layer.zipped) : io::Json());
-        if (arch::parse_config(config, "config.json of the result").layers != plan.spec.layers)
-            throw Error(ErrorCode::unsupported, fmt::format("{}: its config cannot say what the zipped model would be", model.checkpoint.name));
-    }
-    add_remote_code(plan.spec, output, config);
-    output.config = config.dump(2) + "\n";
-    output.files.push_back({"zip_report.json", zip_report(model, options, layers)});
-    output.inputs = {model.checkpoint.path};
-    return output;
-}
-
-double kept_expert_bytes(const arch::ModelSpec& from, const arch::ModelSpec& to) {
-    const auto size = [](const arch::ModelSpec& spec) {
-        std::int64_t size = 0;
-        for (const arch::LayerSpec& layer : spec.layers)
-            if (layer.kind == arch::LayerKind::moe) size += layer.zipped ? layer.zipped->size() : 3 * spec.num_experts * spec.expert_width;
-        return static_cast<double>(size);
-    };
-    return size(to) / size(from);
-}
-
-double speed_bound(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers, bool shared) {
-    double read = 0;
-    for (const ZippedLayer& layer : layers) {
-        if (!layer.typed) return 1;
-        read += (shared ? layer.typed->read : layer.typed->read_apart) / static_cast<double>(layers.size());
-    }
-    const double experts = static_cast<double>(3 * from.top_k * from.expert_width * from.hidden_size * std::ssize(layers)) / static_cast<double>(from.num_active_parameters());
-    return 1 / (1 - experts * (1 - read));
 }
 
 }  // namespace mixwright::surgery

@@ -3,7 +3,7 @@
     python bench/split/run.py BINARY MOE... --data TEXT [--data TEXT] [--tokens N]
 
 One table a MoE. `nats` is the rise of the loss over the mixture's, mean over the texts; `x slice` how many times smaller it is
-than that of one expert of every layer."""
+than that of one expert of every layer. Of several students each is measured on its own text."""
 
 import argparse
 import json
@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--data", action="append", required=True)
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--heal", type=int, default=200, help="steps of distillation of the last line; 0: none")
+    parser.add_argument("--methods", nargs="+", help="these lines of the table only (slice comes first always)")
     arguments = parser.parse_args()
     for moe in arguments.moes:
         config = json.loads((moe / "config.json").read_text())
@@ -36,14 +37,19 @@ def main():
         methods = [("slice", ["--expert", 0]), ("mean", ["--method", "mean"]), ("aligned mean", ["--method", "mean", "--align"]), ("slerp chain", ["--method", "slerp"]),
                    ("routed", ["--method", "routed"]), ("concat", ["--method", "concat"]), ("fit", ["--method", "fit"]),
                    ("fit, twice as wide", ["--method", "fit", "--width", 2 * active])]
+        if len(arguments.data) > 1:
+            methods.append(("fit, a student for each text", ["--method", "fit", "--students", len(arguments.data)]))
         if arguments.heal:
             methods.append((f"fit, {arguments.heal} steps of healing", ["--method", "fit", "--heal", arguments.heal]))
+        if arguments.methods:
+            methods = [method for method in methods if method[0] in ("slice", *arguments.methods)]
         print(f"\n{moe.name}\n\n| | parameters | {' | '.join(Path(d).name for d in arguments.data)} | ratio | nats | x slice | seconds |\n|---|--:|{'--:|' * (len(arguments.data) + 4)}")
         slice_rise = None
         with tempfile.TemporaryDirectory() as folder:
             for i, (name, options) in enumerate(methods):
                 done = split(arguments.binary, moe, Path(folder) / str(i), arguments.data, options, arguments.tokens)
-                mixture, dense = done["report"][0], done["report"][-1]
+                mixture, students = done["report"][0], done["report"][1:]
+                dense = students[0] if len(students) == 1 else students[0] | {"ppl": {d: row["ppl"][d] for d, row in zip(mixture["ppl"], students)}}
                 if i == 0:
                     print(f"| mixture | {mixture['parameters'] / 1e6:.1f} M, {mixture['active_parameters'] / 1e6:.1f} M active | "
                           + " | ".join(f"{p:.2f}" for p in mixture["ppl"].values()) + " | | | | |")

@@ -42,8 +42,9 @@ const std::array table{
               "  mixwright chat ./my-moe\n"
               "  mixwright chat ./my-moe -sys \"Answer in one sentence.\" --temp 0\n",
               make_chat},
-    VerbEntry{"eval", "how well a model predicts texts: perplexity",
+    VerbEntry{"eval", "how good a model is: perplexity, multiple choice, exact match",
               "  mixwright eval ./my-moe --task ppl:wiki.test.txt --task ppl:code.jsonl\n"
+              "  mixwright eval ./my-moe --task mc:logiqa-en.jsonl --task gen:gsm8k.jsonl --limit 200\n"
               "  mixwright eval ./large-moe --task ppl:wiki.test.txt --limit 100000 --stream-layers --json\n",
               make_eval},
     VerbEntry{"bench", "how fast a model reads and writes on this machine",

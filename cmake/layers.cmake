@@ -15,6 +15,9 @@ set(MIXWRIGHT_LINKS_tokenizer PkgConfig::pcre2 PkgConfig::utf8proc PkgConfig::se
 set(MIXWRIGHT_LINKS_verbs CLI11::CLI11 PkgConfig::edit)
 # Verbs read options and print: optimising all of CLI11 in each of them would be a tenth of the build.
 set(MIXWRIGHT_OPTIONS_verbs $<$<CONFIG:Release>:-O1>)
+# Loops with a clamp in them are vectorised only when comparisons may not trap (ops/fast_math.h).
+set(MIXWRIGHT_OPTIONS_ops -fno-trapping-math)
+set(MIXWRIGHT_OPTIONS_train -fno-trapping-math)
 
 set(torch_line_crossed FALSE)
 set(lower_libraries)

@@ -18,7 +18,7 @@
 namespace mixwright::kernels {
 
 // The depth of one pass: a panel of it stays in the first or second cache, whatever K is.
-constexpr std::int64_t block_depth = 1024;
+constexpr std::int64_t block_depth = 512;
 constexpr std::int64_t tile_bytes = 128 << 10;  // of widened weights
 
 // f32 memory of one thread that keeps its size between calls.

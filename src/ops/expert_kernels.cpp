@@ -4,10 +4,10 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "ops/expert_loops.h"
+#include "ops/expert_order.h"
 #include "ops/expert_products.h"
 #include "ops/skinny_linear.h"
 
@@ -22,18 +22,15 @@ bool plain(const Linear& linear, const at::Tensor& x) {
 
 Assignments sort_by_expert(const Routing& routing, std::size_t num_experts) {
     const at::Tensor experts = routing.experts.contiguous(), weights = routing.weights.contiguous();
-    const std::int64_t slots = experts.numel(), top_k = experts.size(1);
-    const auto* expert_of = experts.const_data_ptr<std::int64_t>();
+    const std::int64_t top_k = experts.size(1);
     const auto* weight_of = weights.const_data_ptr<float>();
-    Assignments sorted{std::vector<std::int32_t>(num_experts + 1), std::vector<std::int32_t>(static_cast<std::size_t>(slots)),
-                       std::vector<float>(static_cast<std::size_t>(slots))};
-    for (std::int64_t i = 0; i < slots; ++i) ++sorted.begin[static_cast<std::size_t>(expert_of[i]) + 1];
-    std::partial_sum(sorted.begin.begin(), sorted.begin.end(), sorted.begin.begin());
-    std::vector<std::int32_t> next(sorted.begin.begin(), sorted.begin.end() - 1);
-    for (std::int64_t i = 0; i < slots; ++i) {
-        const auto slot = static_cast<std::size_t>(next[static_cast<std::size_t>(expert_of[i])]++);
-        sorted.token[slot] = static_cast<std::int32_t>(i / top_k);
-        sorted.weight[slot] = weight_of[i];
+    const ExpertOrder order = order_by_expert(values_of(experts), num_experts);
+    Assignments sorted{.begin = {order.begin.begin(), order.begin.end()}};
+    sorted.token.reserve(order.item.size());
+    sorted.weight.reserve(order.item.size());
+    for (const std::int64_t item : order.item) {
+        sorted.token.push_back(static_cast<std::int32_t>(item / top_k));
+        sorted.weight.push_back(weight_of[item]);
     }
     return sorted;
 }

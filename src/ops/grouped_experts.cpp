@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "ops/expert_order.h"
 #include "ops/expert_rows.h"
 #include "ops/product.h"
 
@@ -16,8 +17,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The N * K assignments of tokens to experts, sorted by expert. The sort is stable, so that sums do not depend on anything but
-// the routing.
+// ExpertOrder as tensors.
 struct Assignment {
     std::vector<std::int64_t> begin;   // [E + 1]: rows begin[e] to begin[e + 1] belong to expert e
     at::Tensor order;                  // [N K]: row -> n * K + k
@@ -27,24 +27,16 @@ struct Assignment {
 
 Assignment sort_by_expert(const at::Tensor& chosen_NK, std::int64_t num_experts) {
     const at::Tensor chosen = chosen_NK.to(at::kCPU).contiguous();
-    const auto* expert = chosen.const_data_ptr<std::int64_t>();
-    const std::int64_t count = chosen.numel(), top_k = chosen.size(1);
-    Assignment a;
-    a.begin.assign(static_cast<std::size_t>(num_experts) + 1, 0);
-    for (std::int64_t i = 0; i < count; ++i) ++a.begin[static_cast<std::size_t>(expert[i]) + 1];
-    for (std::size_t e = 0; e < static_cast<std::size_t>(num_experts); ++e) a.begin[e + 1] += a.begin[e];
-    std::vector<std::int64_t> next(a.begin.begin(), a.begin.end() - 1);
-    a.order = at::empty({count}, at::kLong);
-    a.token = at::empty({count}, at::kLong);
+    const std::int64_t top_k = chosen.size(1);
+    auto [begin, item] = order_by_expert(values_of(chosen), static_cast<std::size_t>(num_experts));
+    Assignment a{.begin = std::move(begin), .order = at::tensor(item, at::kLong)};
+    a.token = at::empty_like(a.order);
     a.position = at::empty_like(chosen);
-    auto* order = a.order.mutable_data_ptr<std::int64_t>();
     auto* token = a.token.mutable_data_ptr<std::int64_t>();
     auto* position = a.position.mutable_data_ptr<std::int64_t>();
-    for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t row = next[static_cast<std::size_t>(expert[i])]++;
-        order[row] = i;
-        token[row] = i / top_k;
-        position[i] = row;
+    for (std::size_t row = 0; row < item.size(); ++row) {
+        token[row] = item[row] / top_k;
+        position[item[row]] = static_cast<std::int64_t>(row);
     }
     for (at::Tensor* tensor : {&a.order, &a.token, &a.position}) *tensor = tensor->to(chosen_NK.device());
     return a;

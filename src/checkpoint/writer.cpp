@@ -47,12 +47,11 @@ public:
             write_shards(staged, journal);
             write_metadata(staged);
             verify(staged);
-            staged.write("config.json", std::as_bytes(std::span(plan_.config)));
+            staged.write(io::StagedDirectory::key_file, std::as_bytes(std::span(plan_.config)));
             staged.commit(options_.force);
         } catch (...) {
-            // Without its config.json the staged directory cannot be taken for a model.
             std::error_code error;
-            fs::remove(staged.path() / "config.json", error);
+            fs::remove(staged.path() / io::StagedDirectory::key_file, error);
             throw;
         }
         journal.remove();

@@ -32,6 +32,14 @@ void sync_directory(const fs::path& path, int fd) {
     if (status != 0 && errno != EINVAL) fail(path, "sync", errno);
 }
 
+// Not a model from the first moment on.
+int remove_model(const fs::path& directory) {
+    std::error_code error;
+    const bool linked = fs::is_symlink(fs::symlink_status(directory, error));  // then what it points to is not ours
+    if (!linked && sys::unlink_at(AT_FDCWD, (directory / StagedDirectory::key_file).c_str()) != 0 && errno != ENOENT && errno != ENOTDIR) return -1;
+    return sys::remove_tree(directory);
+}
+
 }  // namespace
 
 fs::path output_path(const fs::path& out) {
@@ -53,12 +61,18 @@ fs::path StagedDirectory::staging_path(const fs::path& out) {
 }
 
 void StagedDirectory::discard(const fs::path& out) {
-    if (sys::remove_tree(staging_path(out)) != 0) fail(staging_path(out), "remove", errno);
+    if (remove_model(staging_path(out)) != 0) fail(staging_path(out), "remove", errno);
 }
 
 StagedDirectory::StagedDirectory(fs::path out) : out_(std::move(out)), staging_(staging_path(out_)) {
     if (sys::make_directory(staging_.c_str()) != 0 && errno != EEXIST) fail(staging_, "make the directory", errno);
     directory_ = open_directory(staging_);
+    try {
+        remove(key_file);
+    } catch (...) {
+        ::close(directory_);
+        throw;
+    }
 }
 
 StagedDirectory::~StagedDirectory() {
@@ -117,7 +131,7 @@ void StagedDirectory::commit(bool replace) {
         throw;
     }
     ::close(parent_fd);
-    if (exchanged && sys::remove_tree(staging_) != 0)
+    if (exchanged && remove_model(staging_) != 0)
         warn(fmt::format("{}: what {} was before could not be removed: {}", shown(staging_), shown(out_), std::strerror(errno)));
 }
 

@@ -1,5 +1,6 @@
 // An output directory that appears whole or not at all: it is filled as OUT.partial beside OUT and renamed into place.
-// Knows nothing of models; what may be kept of an interrupted run is the caller's to decide (see journal.h).
+// Knows nothing of models but the file by which they are known; what may be kept of an interrupted run is the caller's to
+// decide (see journal.h).
 #pragma once
 
 #include <filesystem>
@@ -15,7 +16,10 @@ std::filesystem::path output_path(const std::filesystem::path& out);
 
 class StagedDirectory {
 public:
-    /// Opens OUT.partial, made when it is not there. `out` comes from output_path().
+    /// What a directory is taken for a model by: to be written last, and removed before anything else is.
+    static constexpr const char* key_file = "config.json";
+
+    /// Opens OUT.partial, made when it is not there; a key file that an interrupted run left goes. `out` comes from output_path().
     explicit StagedDirectory(std::filesystem::path out);
     StagedDirectory(const StagedDirectory&) = delete;
     StagedDirectory& operator=(const StagedDirectory&) = delete;

@@ -94,7 +94,8 @@ def main():
         while killed < options.kills:
             # Runs of kill and resume until one comes to its end.
             for attempt in range(6):
-                if not run_killed(command(out) + ["--resume"] * (attempt > 0), rng.uniform(0, duration * 1.1)):
+                # Going on, and now and then starting again over what is left.
+                if not run_killed(command(out) + ["--resume"] * (attempt > 0 and rng.random() < 0.8), rng.uniform(0, duration * 1.1)):
                     break
                 killed += 1
                 check(out, whole)

@@ -90,6 +90,23 @@ TEST(StagedDirectory, appears_when_it_is_committed) {
     EXPECT_FALSE(fs::exists(directory / "out.partial"));
 }
 
+TEST(StagedDirectory, is_no_model_while_an_interrupted_run_goes_on) {
+    const TemporaryDirectory directory;
+    write_text(directory / "out.partial/config.json", "{}");
+    write_text(directory / "out.partial/shard", "kept");
+    const StagedDirectory staged(output_path(directory / "out"));
+    EXPECT_EQ(staged.entries(), std::vector<std::string>{"shard"});
+}
+
+TEST(StagedDirectory, discards_nothing_behind_a_link) {
+    const TemporaryDirectory directory;
+    write_text(directory / "elsewhere/config.json", "{}");
+    fs::create_symlink(directory / "elsewhere", directory / "out.partial");
+    StagedDirectory::discard(output_path(directory / "out"));
+    EXPECT_FALSE(fs::exists(fs::symlink_status(directory / "out.partial")));
+    EXPECT_TRUE(fs::exists(directory / "elsewhere/config.json"));
+}
+
 TEST(StagedDirectory, never_takes_the_place_of_what_appeared_meanwhile) {
     const TemporaryDirectory directory;
     StagedDirectory staged(output_path(directory / "out"));

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "merge/neuron_selection.h"
+#include "ops/product.h"
 #include "progress.h"
 
 namespace mixwright::split {
@@ -29,7 +30,7 @@ Neurons neurons_of(const ops::Mlp& mlp, std::int64_t expert) {
 // f32 [N]: the weight of the shared expert.
 at::Tensor shared_weight(const model::MoeWeights& weights, const at::Tensor& input_ND) {
     if (!weights.shared_gate.defined()) return at::ones({input_ND.size(0)}, input_ND.options().dtype(at::kFloat));
-    return at::sigmoid(at::linear(input_ND, weights.shared_gate)).squeeze(1).to(at::kFloat);
+    return at::sigmoid(ops::linear_product(input_ND, weights.shared_gate)).squeeze(1).to(at::kFloat);
 }
 
 // Calls `visit` with every expert, the shared one last, its number, and what tells its tokens and their weights in a batch.
@@ -73,7 +74,7 @@ Neurons Neurons::of(const at::Tensor& index) const {
 }
 
 at::Tensor Neurons::activations(const at::Tensor& input_ND, const ops::Mlp& like) const {
-    return ops::gated_activation(at::linear(input_ND, gate, gate_bias), at::linear(input_ND, up, up_bias), like.activation, like.swiglu_limit);
+    return ops::gated_activation(ops::linear_product(input_ND, gate, gate_bias), ops::linear_product(input_ND, up, up_bias), like.activation, like.swiglu_limit);
 }
 
 at::Tensor mean_weights(const model::MoeWeights& weights, const std::vector<SeenBatch>& seen) {

@@ -10,6 +10,7 @@
 #include "merge/neuron_selection.h"
 #include "merge/row_ridge.h"
 #include "model/decoder.h"
+#include "ops/product.h"
 #include "progress.h"
 #include "split/expert_neurons.h"
 
@@ -163,7 +164,7 @@ struct Student::State {
 
         const at::Tensor down = fit.down.to(options.placement.device, options.placement.dtype);
         std::vector<at::Tensor> outputs;
-        for (std::size_t b = 0; b < streams.size(); ++b) outputs.push_back(at::linear(kept.activations(task.inputs[b], like), down));
+        for (std::size_t b = 0; b < streams.size(); ++b) outputs.push_back(ops::linear_product(kept.activations(task.inputs[b], like), down));
         if (bias.defined()) bias = bias + mean_residual(outputs, task);
         for (std::size_t b = 0; b < streams.size(); ++b) {
             const at::Tensor y = bias.defined() ? outputs[b] + bias.to(outputs[b].options()) : outputs[b];

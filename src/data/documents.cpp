@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "data/json_lines.h"
 #include "error.h"
 #include "io/file.h"
 #include "progress.h"
@@ -30,8 +31,7 @@ const std::string& text_field(const Json& line, const char* key, const std::stri
     return it->get_ref<const std::string&>();
 }
 
-Document read_line(std::string_view text, const std::string& place, const ChatRenderer& render_chat) {
-    const Json line = io::parse_json(text, place, line_limits);
+Document read_line(const Json& line, const std::string& place, const ChatRenderer& render_chat) {
     if (!line.is_object()) refuse(place, "not a JSON object");
     Document document{.place = place};
     if (line.contains("messages")) {
@@ -53,28 +53,20 @@ Document read_line(std::string_view text, const std::string& place, const ChatRe
     return document;
 }
 
-void read_lines(const fs::path& path, const std::string& content, const ChatRenderer& render_chat, std::vector<Document>& documents) {
-    std::size_t number = 0;
-    for (std::size_t begin = 0; begin < content.size();) {
-        const std::size_t end = std::min(content.find('\n', begin), content.size());
-        const std::string_view line(content.data() + begin, end - begin);
-        begin = end + 1;
-        ++number;
-        if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-        documents.push_back(read_line(line, fmt::format("{}:{}", io::shown(path), number), render_chat));
-        if (number % 1024 == 0) check_interrupted();
-    }
-}
-
 bool looks_binary(const std::string& content) { return std::string_view(content).substr(0, 8192).find('\0') != std::string_view::npos; }
 
 bool is_json_lines(const fs::path& path) { return path.extension() == ".jsonl" || path.extension() == ".ndjson"; }
 
 void read_one(const fs::path& path, bool in_folder, const ChatRenderer& render_chat, std::vector<Document>& documents) {
-    std::string content = io::read_file(path, file_limit);
     if (is_json_lines(path)) {
-        read_lines(path, content, render_chat, documents);
-    } else if (looks_binary(content)) {
+        for_each_json_line(path, file_limit, line_limits, [&](const Json& line, const std::string& place) {
+            documents.push_back(read_line(line, place, render_chat));
+            return true;
+        });
+        return;
+    }
+    std::string content = io::read_file(path, file_limit);
+    if (looks_binary(content)) {
         if (!in_folder) refuse(io::shown(path), "not a text file (it holds zero bytes)", "give a text file, a .jsonl file or a folder of either");
         info(fmt::format("{}: binary, left out", io::shown(path)));
     } else if (!content.empty()) {

@@ -3,10 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <initializer_list>
-#include <sstream>
 
+#include "data/json_lines.h"
 #include "error.h"
 #include "io/file.h"
 #include "io/json.h"
@@ -111,14 +110,10 @@ std::vector<OpenQuestion> read_open_questions(const fs::path& path, std::int64_t
 
 std::vector<ChoiceQuestion> read_choice_questions(const fs::path& path, std::int64_t limit) {
     std::vector<ChoiceQuestion> questions;
-    std::istringstream lines(io::read_file(path, file_limit));
-    std::size_t number = 0;
-    for (std::string line; std::getline(lines, line) && (limit == 0 || std::ssize(questions) < limit);) {
-        ++number;
-        if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-        const std::string place = fmt::format("{}:{}", io::shown(path), number);
-        questions.push_back(read_choice(io::parse_json(line, place), place));
-    }
+    data::for_each_json_line(path, file_limit, {}, [&](const Json& line, const std::string& place) {
+        questions.push_back(read_choice(line, place));
+        return std::ssize(questions) != limit;
+    });
     if (questions.empty()) refuse(io::shown(path), "no question in it", "give a .jsonl with a question a line");
     return questions;
 }

@@ -11,7 +11,7 @@
 namespace mixwright::merge {
 namespace {
 
-constexpr std::array strengths{1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0};
+constexpr std::array strengths{10.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6};
 constexpr double unchosen_strength = 1e-2;  // when nothing was held out to choose it by
 
 at::Tensor indices(std::span<const std::int64_t> values) {
@@ -28,8 +28,9 @@ NormalEquations::NormalEquations(std::int64_t features, std::int64_t outputs)
     : gram_(at::zeros({features, features}, at::kDouble)), cross_(at::zeros({features, outputs}, at::kDouble)) {}
 
 void NormalEquations::add(const at::Tensor& a, const at::Tensor& y) {
-    // Products of a chunk in the data's precision (f32 at least), sums over chunks in f64.
-    constexpr std::int64_t chunk = 4096;
+    // Products of a chunk in the data's precision (f32 at least), sums over chunks in f64. Of the Gram matrix blocks on and above the
+    // diagonal are computed: half the work, and no second matrix of its size.
+    constexpr std::int64_t chunk = 4096, block = 1024;
     for (std::int64_t begin = 0; begin < a.size(0); begin += chunk) {
         const std::int64_t count = std::min(chunk, a.size(0) - begin);
         const auto part = [&](const at::Tensor& t) {
@@ -37,7 +38,13 @@ void NormalEquations::add(const at::Tensor& a, const at::Tensor& y) {
             return rows.scalar_type() == at::kDouble ? rows : rows.to(at::kFloat);
         };
         const at::Tensor a_part = part(a), y_part = part(y), transposed = a_part.t();
-        gram_.add_(at::mm(transposed, a_part).to(at::kCPU, at::kDouble));
+        const auto size = [&](std::int64_t first) { return std::min(block, features() - first); };
+        for (std::int64_t i = 0; i < features(); i += block)
+            for (std::int64_t j = i; j < features(); j += block) {
+                const at::Tensor product = at::mm(transposed.narrow(0, i, size(i)), a_part.narrow(1, j, size(j))).to(at::kCPU, at::kDouble);
+                gram_.narrow(0, i, size(i)).narrow(1, j, size(j)).add_(product);
+                if (i != j) gram_.narrow(0, j, size(j)).narrow(1, i, size(i)).add_(product.t());
+            }
         cross_.add_(at::mm(transposed, y_part).to(at::kCPU, at::kDouble));
         energy_ += y_part.to(at::kDouble).square().sum().item<double>();
     }
@@ -108,6 +115,17 @@ at::Tensor solve(const NormalEquations& equations) {
 
 std::span<const double> ridge_strengths() { return strengths; }
 
+void try_ridges(double weakest, const std::function<bool(double)>& better) {
+    bool improved = false;
+    for (int misses = 0; const double lambda : strengths) {
+        if (lambda < weakest || misses == 2) break;
+        if (better(lambda))
+            improved = true, misses = 0;
+        else if (improved)
+            ++misses;
+    }
+}
+
 RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior, HeldOut then, double weakest) {
     NormalEquations rows = fit;
     if (then == HeldOut::join) rows.add(held_out);
@@ -116,11 +134,12 @@ RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, 
         const at::Tensor start = prior_or_zeros(prior, fit);
         best.lambda = std::numeric_limits<double>::infinity();
         best.held_out_error = held_out.relative_error(start);
-        for (const double lambda : strengths) {
-            if (lambda < weakest) continue;
+        try_ridges(weakest, [&](double lambda) {
             const double error = held_out.relative_error(solve(fit.pulled_to(prior, lambda)));
-            if (error < best.held_out_error) best.lambda = lambda, best.held_out_error = error;
-        }
+            if (!(error < best.held_out_error)) return false;
+            best.lambda = lambda, best.held_out_error = error;
+            return true;
+        });
     }
     best.solution = std::isinf(best.lambda) ? prior_or_zeros(prior, rows) : solve(rows.pulled_to(prior, best.lambda));
     best.error = rows.relative_error(best.solution);

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -58,8 +59,11 @@ struct RidgeFit {
     double held_out_error = 0;  // relative, of the fit that had not seen them; NaN without held-out rows
 };
 
-/// Strengths fit_ridge() tries.
+/// Strengths of the pull that are worth a try, the strongest first.
 std::span<const double> ridge_strengths();
+/// Calls `better`, which says whether a strength does better than all before it, with those not below `weakest`, until two in a row do not:
+/// away from the prior an error on held-out rows falls, then rises.
+void try_ridges(double weakest, const std::function<bool(double lambda)>& better);
 
 enum class HeldOut {
     join,  // once the ridge is chosen, held-out rows are fitted to as well: the best map

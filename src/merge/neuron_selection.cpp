@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <optional>
 
 #include "error.h"
 #include "merge/pivoting.h"
@@ -20,51 +20,62 @@ std::vector<std::int64_t> indices_where(std::int64_t size, const auto& keep) {
     return kept;
 }
 
+// Takes up to `count` pivots, each the one with the highest score; nothing scores a candidate that may not be taken.
+// Calls record(k, worth) before each.
+void take_best(Pivoting& pivoting, std::size_t size, std::int64_t count, const auto& score, const auto& record) {
+    while (count > 0) {
+        pivoting.open(foremost(size, score));
+        const std::int64_t before = count;
+        for (; count > 0 && !pivoting.full(); --count) {
+            std::optional<std::size_t> best;
+            double highest = 0;
+            for (const std::int64_t open : pivoting.opened()) {
+                const auto k = static_cast<std::size_t>(open);
+                if (const std::optional<double> s = score(k); s && (!best || *s > highest)) best = k, highest = *s;
+            }
+            if (!best) break;
+            record(*best, pivoting.worth(*best));
+            pivoting.take(*best);
+        }
+        pivoting.close();
+        if (count == before) break;
+    }
+}
+
 Selection forward(const NormalEquations& equations, std::int64_t count) {
-    Pivoting pivoting(equations.gram().clone(), at::mm(equations.cross(), equations.cross().t()));
-    const std::int64_t size = equations.features();
+    Pivoting pivoting(equations.gram(), equations.cross().clone());
+    const auto size = static_cast<std::size_t>(equations.features());
     Selection selection;
     selection.errors.push_back(equations.energy());
-    std::vector<bool> chosen(static_cast<std::size_t>(size), false);
+    std::vector<bool> chosen(size, false);
     const auto record = [&](std::size_t k, double gain) {
         chosen[k] = true;
         selection.order.push_back(static_cast<std::int64_t>(k));
         selection.errors.push_back(std::max(0.0, selection.errors.back() - gain));
     };
-    while (std::ssize(selection.order) < count) {
-        std::size_t best = 0;
-        double worth = -1;
-        for (std::size_t k = 0; k < chosen.size(); ++k)
-            if (pivoting.usable(k) && pivoting.worth(k) > worth) best = k, worth = pivoting.worth(k);
-        if (worth < 0) break;  // the rest are combinations of the chosen
-        pivoting.take(best);
-        record(best, worth);
-    }
-    for (std::size_t k = 0; k < chosen.size() && std::ssize(selection.order) < count; ++k)
-        if (!chosen[k]) record(k, 0);
-    selection.kept = indices_where(size, [&](std::size_t k) { return static_cast<bool>(chosen[k]); });
+    take_best(pivoting, size, count, [&](std::size_t k) { return pivoting.usable(k) ? std::optional(pivoting.worth(k)) : std::nullopt; }, record);
+    for (std::size_t k = 0; k < size && std::ssize(selection.order) < count; ++k)
+        if (!chosen[k]) record(k, 0);  // combinations of the chosen
+    selection.kept = indices_where(equations.features(), [&](std::size_t k) { return static_cast<bool>(chosen[k]); });
     return selection;
 }
 
 Selection backward(const NormalEquations& equations, std::int64_t count, std::span<const std::int64_t> always) {
     const at::Tensor factor = jittered_cholesky(equations.gram());
     const at::Tensor maps = at::cholesky_solve(equations.cross(), factor);
-    Pivoting pivoting(at::cholesky_inverse(factor), at::mm(maps, maps.t()));
-    const std::int64_t size = equations.features();
+    const auto size = static_cast<std::size_t>(equations.features());
     Selection selection;
     selection.errors.push_back(equations.squared_error(maps));
-    std::vector<bool> stays(static_cast<std::size_t>(size), false);
+    std::vector<bool> stays(size, false);
     for (const std::int64_t k : always) stays[static_cast<std::size_t>(k)] = true;
-    for (std::int64_t left = size; left > count; --left) {
-        std::size_t best = 0;
-        double worth = std::numeric_limits<double>::infinity();
-        for (std::size_t k = 0; k < static_cast<std::size_t>(size); ++k)
-            if (!pivoting.taken(k) && !stays[k] && pivoting.worth(k) < worth) best = k, worth = pivoting.worth(k);
-        pivoting.take(best);
-        selection.order.push_back(static_cast<std::int64_t>(best));
-        selection.errors.push_back(selection.errors.back() + worth);
-    }
-    selection.kept = indices_where(size, [&](std::size_t k) { return !pivoting.taken(k); });
+    Pivoting pivoting(at::cholesky_inverse(factor), maps);
+    const auto record = [&](std::size_t k, double loss) {
+        selection.order.push_back(static_cast<std::int64_t>(k));
+        selection.errors.push_back(selection.errors.back() + loss);
+    };
+    take_best(pivoting, size, equations.features() - count,
+              [&](std::size_t k) { return pivoting.taken(k) || stays[k] ? std::nullopt : std::optional(-pivoting.worth(k)); }, record);
+    selection.kept = indices_where(equations.features(), [&](std::size_t k) { return !pivoting.taken(k); });
     return selection;
 }
 

@@ -14,6 +14,9 @@
 
 namespace mixwright::merge {
 
+/// The pull towards the prior while choosing, of the mean diagonal (NormalEquations::pulled_to); the refit chooses its own.
+constexpr double selection_ridge = 1e-3;
+
 struct Selection {
     std::vector<std::int64_t> kept;  // ascending
     /// Squared error of the outputs with best fitted maps: [0] before the first step, then after each. Steps add neurons

@@ -31,18 +31,18 @@ RidgeFit fit_ridge_by_rows(const Rows& fit, const Rows& held_out, const at::Tens
                   .held_out_error = share(energy(held_left), held_whole)};
     if (trace <= 0) return best;
     at::Tensor best_z, pulled = at::empty_like(products);
-    for (const double lambda : ridge_strengths()) {
-        if (lambda < weakest) continue;
+    try_ridges(weakest, [&](double lambda) {
         const double strength = lambda * trace / static_cast<double>(a.size(1));
         pulled.copy_(products).diagonal().add_(strength);
         const at::Tensor z = at::cholesky_solve(left, jittered_cholesky(pulled));
         const double held_error = share(energy(held_left - at::mm(held_products, z)), held_whole);
-        if (held_error >= best.held_out_error) continue;
+        if (!(held_error < best.held_out_error)) return false;
         best.lambda = lambda;
         best.held_out_error = held_error;
         best.error = share(energy(left - at::mm(products, z)), whole);
         best_z = z;
-    }
+        return true;
+    });
     if (best_z.defined()) best.solution = (start + at::mm(a.t(), best_z.to(at::kFloat))).to(at::kDouble);
     return best;
 }

@@ -20,7 +20,7 @@ constexpr double shared_cost = 1;   // the other's column
 /// the other when its owner has it; what it explains is counted for each model on the residual of its own output. The gain of
 /// a foreign neuron counts only beyond what fitting a column that means nothing would seem to gain (Mallows' C_p).
 /// `a` and `b` are the equations of each model's output against all n candidates; the first `own_a` are those of a. No model
-/// gets more than `widest` columns. Two Pivotings of n^2 doubles each at once.
+/// gets more than `widest` columns. Memory beside the equations: see Pivoting, twice.
 std::vector<std::int64_t> shared_neurons(const NormalEquations& a, const NormalEquations& b, std::int64_t own_a, double price, std::int64_t widest);
 
 }  // namespace mixwright::merge

@@ -173,26 +173,54 @@ struct Student::State {
         last = {.gate = kept.gate, .up = kept.up, .down = fit.down.to(at::kFloat), .gate_bias = kept.gate_bias, .up_bias = kept.up_bias, .down_bias = bias};
     }
 
-    Fit choose_and_fit(const Neurons& candidates, const Task& task, const at::Tensor& prior, const ops::Mlp& like) const {
-        merge::NormalEquations seen(candidates.gate.size(0), moe.spec.hidden_size), unseen(candidates.gate.size(0), moe.spec.hidden_size);
+    // Which rows to take so that they are at most `most`: one of how many.
+    static std::int64_t thinning(const Task& task, std::int64_t most) {
+        std::int64_t total = 0;
+        for (const at::Tensor& input : task.inputs) total += input.size(0);
+        return std::max<std::int64_t>(1, (total + most - 1) / most);
+    }
+
+    merge::Rows thinned_rows(const Neurons& neurons, const Task& task, std::size_t batch, const ops::Mlp& like, std::int64_t every) const {
+        const auto thinned = [every](const at::Tensor& tensor) { return tensor.defined() ? tensor.slice(0, 0, std::nullopt, every) : tensor; };
+        return weighed(neurons.activations(thinned(task.inputs[batch]), like), thinned(task.targets[batch]), thinned(streams[batch].importance));
+    }
+
+    // Of all rows, or every `every`-th: what is fitted and what is held out.
+    std::pair<merge::NormalEquations, merge::NormalEquations> equations(const Neurons& neurons, const Task& task, const ops::Mlp& like, std::int64_t every) const {
+        const std::int64_t size = neurons.gate.size(0);
+        std::pair sums(merge::NormalEquations(size, moe.spec.hidden_size), merge::NormalEquations(size, moe.spec.hidden_size));
         for (std::size_t b = 0; b < streams.size(); ++b) {
-            const merge::Rows rows = weighed(candidates.activations(task.inputs[b], like), task.targets[b], streams[b].importance);
-            (streams[b].held_out ? unseen : seen).add(rows.a, rows.y);
+            const merge::Rows rows = thinned_rows(neurons, task, b, like, every);
+            (streams[b].held_out ? sums.second : sums.first).add(rows.a, rows.y);
             check_interrupted();
         }
-        const merge::RefitNeurons chosen = merge::select_and_refit(seen, unseen, prior, options.width);
-        return {at::tensor(chosen.kept, at::kLong), chosen.down, chosen.lambda, chosen.error, chosen.held_out_error};
+        return sums;
+    }
+
+    // Many candidates are chosen by fewer tokens; the chosen ones are fitted to all.
+    Fit choose_and_fit(const Neurons& candidates, const Task& task, const at::Tensor& prior, const ops::Mlp& like) const {
+        const double size = static_cast<double>(candidates.gate.size(0)), widest = static_cast<double>(options.max_candidates);
+        const auto affordable = static_cast<std::int64_t>(static_cast<double>(options.most_rows) * std::max(1.0, widest * widest / (size * size)));
+        const std::int64_t every = thinning(task, affordable);
+        auto parts = equations(candidates, task, like, every);
+        merge::NormalEquations both = parts.first;
+        both.add(parts.second);
+        if (every > 1) parts = {merge::NormalEquations(0, 0), merge::NormalEquations(0, 0)};
+        const at::Tensor prior_nD = prior.t();
+        const std::vector<std::int64_t> kept = merge::select_neurons(both.pulled_to(prior_nD, merge::selection_ridge), options.width).kept;
+        both = merge::NormalEquations(0, 0);
+        const at::Tensor index = at::tensor(kept, at::kLong);
+        parts = every == 1 ? std::pair(parts.first.of(kept), parts.second.of(kept)) : equations(candidates.of(index.to(candidates.gate.device())), task, like, 1);
+        const merge::RidgeFit ridge = merge::fit_ridge(parts.first, parts.second, prior_nD.index_select(0, index));
+        return {index, ridge.solution.t().contiguous(), ridge.lambda, ridge.error, ridge.held_out_error};
     }
 
     // All candidates are kept: only the map is fitted.
     Fit fit_by_rows(const Neurons& candidates, const Task& task, const at::Tensor& prior, const ops::Mlp& like) const {
-        std::int64_t total = 0;
-        for (const at::Tensor& input : task.inputs) total += input.size(0);
-        const std::int64_t every = (total + options.most_rows - 1) / options.most_rows;
+        const std::int64_t every = thinning(task, options.most_rows);
         std::vector<at::Tensor> a[2], y[2];
         for (std::size_t b = 0; b < streams.size(); ++b) {
-            const auto thinned = [&](const at::Tensor& tensor) { return tensor.defined() ? tensor.slice(0, 0, std::nullopt, every) : tensor; };
-            const merge::Rows rows = weighed(candidates.activations(thinned(task.inputs[b]), like), thinned(task.targets[b]), thinned(streams[b].importance));
+            const merge::Rows rows = thinned_rows(candidates, task, b, like, every);
             a[streams[b].held_out].push_back(rows.a.to(at::kCPU, at::kFloat));
             y[streams[b].held_out].push_back(rows.y.to(at::kCPU));
             check_interrupted();

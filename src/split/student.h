@@ -26,9 +26,10 @@ struct StudentText {
 
 struct StudentOptions {
     std::int64_t width = 0;                // neurons of every layer that was MoE
-    /// Candidates that go into one Gram matrix of n^2 doubles, of which some six exist at a time; raised to 1.5 times the width for
-    /// students up to `widest_greedy`. Those of wider ones are chosen by their energy alone, and fitted by the products of rows with
-    /// rows (merge/row_ridge.h), of which at most `most_rows` are taken.
+    /// Candidates that go into one Gram matrix of n^2 doubles, of which some four exist at a time; raised to 1.5 times the width for
+    /// students up to `widest_greedy`. As many are chosen among on `most_rows` rows, fewer on as many more as cost the same; the map of the
+    /// chosen is fitted to all rows. Those of wider students are chosen by their energy alone, and fitted by the products of rows with rows
+    /// (merge/row_ridge.h), of which at most `most_rows` are taken.
     std::int64_t max_candidates = 8192, widest_greedy = 8192, most_rows = 12'288;
     model::Placement placement;
 };

@@ -8,7 +8,6 @@
 #include <optional>
 
 #include "merge/neuron_selection.h"
-#include "merge/pivoting.h"
 #include "merge/shared_neurons.h"
 #include "merge/width_budget.h"
 #include "progress.h"

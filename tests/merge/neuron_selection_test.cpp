@@ -91,6 +91,33 @@ TEST_P(BothWays, ErrorFallsAsTheKeptSetGrows) {
     }
 }
 
+// The forward choice as it is defined: after each step everything that is left is computed anew.
+double error_of_plain_greedy(const NormalEquations& equations, std::int64_t count) {
+    at::Tensor s = equations.gram().clone(), x = equations.cross().clone();
+    double error = equations.energy();
+    for (std::int64_t step = 0; step < count; ++step) {
+        const at::Tensor worth = x.square().sum(1) / s.diagonal().clamp_min(1e-9);
+        const std::int64_t k = worth.argmax().item<std::int64_t>();
+        error -= worth[k].item<double>();
+        const at::Tensor column = s.select(1, k) / s[k][k];
+        x = x - column.unsqueeze(1) * x[k].unsqueeze(0);
+        s = s - column.unsqueeze(1) * s[k].clone().unsqueeze(0);
+        x[k].zero_();
+    }
+    return error;
+}
+
+TEST_P(BothWays, ManyCandidatesAreChosenInPanelsOfTheForemost) {
+    const Expert expert(1500, 900, 40, 10);  // more than are open at once
+    const NormalEquations pulled = expert.equations.pulled_to(expert.down.t(), 1e-3);
+    const Selection selection = select_neurons(pulled, 300, GetParam());
+    EXPECT_EQ(selection.kept.size(), 300u);
+    const NormalEquations kept = pulled.of(selection.kept);
+    const double error = kept.squared_error(solve(kept)) / pulled.energy();
+    EXPECT_NEAR(selection.errors.back() / pulled.energy(), error, 1e-6);
+    EXPECT_LE(error, (GetParam() == Greedy::forward ? 1.01 : 1.05) * error_of_plain_greedy(pulled, 300) / pulled.energy());
+}
+
 TEST(NeuronSelection, KeepingAllChangesNothing) {
     const Expert expert(500, 32, 16, 4);
     const RefitNeurons refit = select_and_refit(expert.equations, NormalEquations(32, 16), expert.down, 32);

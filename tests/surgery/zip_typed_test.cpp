@@ -7,7 +7,6 @@
 
 #include "arch/zipped.h"
 #include "merge/neuron_selection.h"
-#include "merge/pivoting.h"
 
 namespace mixwright::surgery {
 namespace {

@@ -19,6 +19,9 @@ set(MIXWRIGHT_OPTIONS_verbs $<$<CONFIG:Release>:-O1>)
 set(MIXWRIGHT_OPTIONS_ops -fno-trapping-math)
 set(MIXWRIGHT_OPTIONS_train -fno-trapping-math)
 
+# The one file whose loops run on libtorch's threads (ops/parallel.h).
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/ops/parallel.cpp PROPERTIES COMPILE_OPTIONS -fopenmp SKIP_PRECOMPILE_HEADERS ON)
+
 set(torch_line_crossed FALSE)
 set(lower_libraries)
 file(STRINGS ${CMAKE_SOURCE_DIR}/src/LAYERS layer_lines)

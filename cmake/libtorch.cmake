@@ -14,6 +14,14 @@ target_compile_options(mixwright-libtorch INTERFACE
   -idirafter${torch_root}/include -idirafter${torch_root}/include/torch/csrc/api/include)
 target_link_directories(mixwright-libtorch INTERFACE ${torch_root}/lib)
 target_link_libraries(mixwright-libtorch INTERFACE ${torch_root}/lib/libtorch_cpu.so ${torch_root}/lib/libc10.so)
+# The OpenMP that libtorch itself runs on: a second one would be a second set of threads.
+file(GLOB torch_openmp ${torch_root}/lib/libgomp*.so*)
+if(torch_openmp)
+  target_link_libraries(mixwright-libtorch INTERFACE ${torch_openmp})
+else()
+  find_package(OpenMP REQUIRED)
+  target_link_libraries(mixwright-libtorch INTERFACE OpenMP::OpenMP_CXX)
+endif()
 if(EXISTS ${torch_root}/lib/libtorch_cuda.so)
   # CUDA kernels register themselves when their library is loaded: keep it although no symbol of it is named.
   target_link_libraries(mixwright-libtorch INTERFACE -Wl,--push-state,--no-as-needed

@@ -1,8 +1,8 @@
 #include "ops/distillation_loss.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
+#include "ops/parallel.h"
 #include "ops/vocabulary_rows.h"
 
 namespace mixwright::ops {
@@ -94,7 +94,7 @@ at::Tensor losses_of(at::Tensor& logits, const at::Tensor& teacher_logits, const
     const auto* teacher = wide.const_data_ptr<float>();
     auto* loss = losses.mutable_data_ptr<float>();
     void* student = logits.mutable_data_ptr();
-    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
         if (bf16)
             rows_bf16(static_cast<std::uint16_t*>(student), teacher, begin, end, width, target, of_row, gradient, loss);
         else

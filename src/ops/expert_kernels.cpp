@@ -1,7 +1,6 @@
 #include "ops/expert_kernels.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <vector>
@@ -9,6 +8,7 @@
 #include "ops/expert_loops.h"
 #include "ops/expert_order.h"
 #include "ops/expert_products.h"
+#include "ops/parallel.h"
 #include "ops/skinny_linear.h"
 
 namespace mixwright::ops {
@@ -59,7 +59,7 @@ at::Tensor run_experts(const at::Tensor& x_in, const Routing& routing, std::span
     at::Tensor result = at::empty(x.sizes(), x.options());
     auto* out = static_cast<std::uint16_t*>(result.data_ptr());
     constexpr std::int64_t grain = 1 << 14;
-    at::parallel_for(0, sum.numel(), grain, [&](std::int64_t begin, std::int64_t end) { narrow_all(y + begin, end - begin, out + begin); });
+    parallel_for(0, sum.numel(), grain, [&](std::int64_t begin, std::int64_t end) { narrow_all(y + begin, end - begin, out + begin); });
     return result;
 }
 

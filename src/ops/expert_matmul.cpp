@@ -1,11 +1,11 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 
 #include "kernels/quantize.h"
 #include "ops/expert_loops.h"
 #include "ops/expert_products.h"
+#include "ops/parallel.h"
 #include "ops/skinny_linear.h"
 #include "ops/work_sharing.h"
 
@@ -73,7 +73,7 @@ void run_block(const at::Tensor& x_ND, std::span<const std::int32_t> tokens, con
     const auto* from = static_cast<const T*>(x_ND.const_data_ptr());
     auto* rows = static_cast<T*>(x.data_ptr());
     constexpr std::int64_t grain = 16;  // tokens
-    at::parallel_for(0, padded, grain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, padded, grain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {  // rows that only pad repeat the last token
             const std::int64_t token = tokens[static_cast<std::size_t>(std::min(i, count - 1))];
             std::copy(from + token * D, from + (token + 1) * D, rows + i * D);
@@ -97,12 +97,12 @@ void run_block(const at::Tensor& x_ND, std::span<const std::int32_t> tokens, con
         stride = F;
     }
     auto* h = static_cast<T*>(hidden.data_ptr());
-    at::parallel_for(0, padded, grain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, padded, grain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) silu_mul(gate + i * stride, up + i * stride, F, h + i * F);
     });
     at::mm_out(out, hidden, expert.down.t());
     const auto* results = static_cast<const T*>(out.const_data_ptr());
-    at::parallel_for(0, count, grain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, count, grain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) add_weighted(results + i * D, weights[i], D, y + tokens[static_cast<std::size_t>(i)] * D);
     });
 }

@@ -1,9 +1,9 @@
 #include "ops/expert_rows.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "ops/fast_math.h"
+#include "ops/parallel.h"
 
 namespace mixwright::ops {
 namespace {
@@ -116,7 +116,7 @@ at::Tensor swiglu_rows(const at::Tensor& hidden) {
     const void* in = hidden.const_data_ptr();
     void* to = out.mutable_data_ptr();
     const bool bf16 = hidden.scalar_type() == at::kBFloat16;
-    at::parallel_for(0, rows, rows_a_task, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, rows, rows_a_task, [&](std::int64_t begin, std::int64_t end) {
         if (bf16)
             swiglu_bf16(static_cast<const std::uint16_t*>(in) + 2 * begin * width, static_cast<std::uint16_t*>(to) + begin * width, end - begin, width);
         else
@@ -135,7 +135,7 @@ SwigluGradient swiglu_rows_gradient(const at::Tensor& hidden, const at::Tensor& 
     }
     SwigluGradient out{at::empty_like(hidden), at::empty_like(weights), at::empty_like(d_output)};
     const bool bf16 = hidden.scalar_type() == at::kBFloat16;
-    at::parallel_for(0, rows, rows_a_task, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, rows, rows_a_task, [&](std::int64_t begin, std::int64_t end) {
         if (bf16)
             swiglu_gradient_bf16(gradient_rows<std::uint16_t>(hidden, d_output, weights, out), begin, end, width);
         else
@@ -157,7 +157,7 @@ at::Tensor combine_rows(const at::Tensor& rows, const at::Tensor& positions, con
     const float* weight = weights.defined() ? weights.const_data_ptr<float>() : nullptr;
     const void* in = rows.const_data_ptr();
     void* to = out.mutable_data_ptr();
-    at::parallel_for(0, tokens, rows_a_task, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, tokens, rows_a_task, [&](std::int64_t begin, std::int64_t end) {
         std::vector<float> sums(static_cast<std::size_t>(width));
         for (std::int64_t n = begin; n < end; ++n) {
             const float* own_weights = weight != nullptr ? weight + n * top_k : nullptr;

@@ -1,13 +1,13 @@
 #include "ops/rms_norm.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "ops/fast_math.h"
+#include "ops/parallel.h"
 
 namespace mixwright::ops {
 namespace {
@@ -82,7 +82,7 @@ at::Tensor forward_rows(const at::Tensor& x, const at::Tensor& weight, double ep
     const std::int64_t rows = x.size(0), size = x.size(1), step = x.stride(0);
     at::Tensor out = at::empty({rows, size}, x.options());
     factors = at::empty({rows}, x.options().dtype(at::kFloat));
-    at::parallel_for(0, rows, std::max<std::int64_t>(1, (1 << 15) / size), [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, rows, std::max<std::int64_t>(1, (1 << 15) / size), [&](std::int64_t begin, std::int64_t end) {
         float* factor = factors.mutable_data_ptr<float>() + begin;
         if (x.scalar_type() == at::kBFloat16)
             normalise_bf16(data_of<std::uint16_t>(x) + begin * step, step, data_of<std::uint16_t>(weight), end - begin, size, static_cast<float>(eps), data_of<std::uint16_t>(out) + begin * size, factor);
@@ -107,7 +107,7 @@ public:
         const std::int64_t rows = x.size(0), size = x.size(1), step = x.stride(0);
         const std::int64_t blocks = (rows + rows_a_block - 1) / rows_a_block;
         at::Tensor dx = at::empty({rows, size}, x.options()), parts = at::zeros({blocks, size}, factors.options());
-        at::parallel_for(0, blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+        parallel_for(0, blocks, 1, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t b = begin; b < end; ++b) {
                 const std::int64_t row = b * rows_a_block, count = std::min(rows_a_block, rows - row);
                 const float* factor = factors.const_data_ptr<float>() + row;

@@ -1,12 +1,12 @@
 #include "ops/rope_kernel.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
 #include "ops/fast_math.h"
+#include "ops/parallel.h"
 
 namespace mixwright::ops {
 namespace {
@@ -58,7 +58,7 @@ at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor&
     const auto *c = cos.const_data_ptr<float>(), *s = sin.const_data_ptr<float>();
     const void* from = x.const_data_ptr();
     void* to = out.mutable_data_ptr();
-    at::parallel_for(0, batch * length, std::max<std::int64_t>(1, (1 << 14) / (heads * dim)), [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, batch * length, std::max<std::int64_t>(1, (1 << 14) / (heads * dim)), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t n = begin; n < end; ++n) {
             const std::int64_t b = n / length, l = n % length, angle = (per_sequence ? n : l) * rotating, at = b * x.stride(0) + l * x.stride(2);
             const Vectors v{heads, x.stride(1), rotating, dim, c + angle, s + angle};

@@ -1,7 +1,6 @@
 #include "ops/router_kernel.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +10,7 @@
 
 #include "ops/fast_math.h"
 #include "ops/kernel_use.h"
+#include "ops/parallel.h"
 
 namespace mixwright::ops {
 namespace {
@@ -84,7 +84,7 @@ void choose_with_kernel(Routing& routing, const at::Tensor& correction, const Ro
     auto* experts = routing.experts.mutable_data_ptr<std::int64_t>();
     const bool softmax = form.scores == arch::RouterScores::softmax, bf16 = routing.logits.scalar_type() == at::kBFloat16;
     const void* logits = routing.logits.const_data_ptr();
-    at::parallel_for(0, rows, 64, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(0, rows, 64, [&](std::int64_t begin, std::int64_t end) {
         Row row;
         row.scores.resize(static_cast<std::size_t>(count));
         for (std::int64_t n = begin; n < end; ++n) {

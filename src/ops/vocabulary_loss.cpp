@@ -1,8 +1,8 @@
 #include "ops/vocabulary_loss.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
+#include "ops/parallel.h"
 #include "ops/vocabulary_rows.h"
 
 namespace mixwright::ops {
@@ -38,7 +38,7 @@ at::Tensor losses_of(const at::Tensor& logits, const at::Tensor& targets, float 
         const auto* target = targets.const_data_ptr<std::int64_t>();
         auto* loss = losses.mutable_data_ptr<float>();
         void* data = logits.mutable_data_ptr();
-        at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+        parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
             if (bf16)
                 rows_bf16(static_cast<std::uint16_t*>(data), begin, end, width, target, scale, gradient, loss);
             else

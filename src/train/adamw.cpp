@@ -1,11 +1,11 @@
 #include "train/adamw.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 
 #include "ops/fast_math.h"
+#include "ops/parallel.h"
 
 namespace mixwright::train {
 namespace {
@@ -46,7 +46,7 @@ void update_on_cpu(const Parameter& p, const at::Tensor& gradient, const Coeffic
     auto* master = p.master.mutable_data_ptr<float>();
     auto* mean = p.mean.mutable_data_ptr<float>();
     auto* variance = p.variance.mutable_data_ptr<float>();
-    at::parallel_for(0, gradient.numel(), 1 << 15, [&](std::int64_t begin, std::int64_t end) {
+    ops::parallel_for(0, gradient.numel(), 1 << 15, [&](std::int64_t begin, std::int64_t end) {
         if (bf16)
             update_bf16(static_cast<const std::uint16_t*>(g) + begin, master + begin, mean + begin, variance + begin,
                         static_cast<std::uint16_t*>(working) + begin, end - begin, c);

@@ -3,32 +3,51 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cstdint>
 #include <optional>
+#include <vector>
 
+#include "ops/gemm.h"
 #include "ops/kernel_use.h"
 
 namespace mixwright::ops {
 namespace {
 
+// bf16 that libtorch would multiply slowly.
 bool to_be_widened(const at::Tensor& x) { return x.is_cpu() && !has_fast_products(x.scalar_type()); }
+
+void widened_product_out(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+    const GemmCall call{factor_of(a), factor_of(b), a.size(0), a.size(1), b.size(1), product_of(out)};
+    run_gemms({&call, 1});
+}
+
+at::Tensor widened_product(const at::Tensor& a, const at::Tensor& b, at::ScalarType result) {
+    at::Tensor out = at::empty({a.size(0), b.size(1)}, a.options().dtype(result));
+    widened_product_out(out, a, b);
+    return out;
+}
 
 class WidenedLinear : public torch::autograd::Function<WidenedLinear> {
 public:
     static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
         context->save_for_backward({x, weight});
         context->saved_data["biased"] = bias.has_value();  // without one there is no third input to ask about
-        const std::optional<at::Tensor> wide_bias = bias ? std::optional(bias->to(at::kFloat)) : std::nullopt;
-        return at::linear(x.to(at::kFloat), weight.to(at::kFloat), wide_bias).to(x.scalar_type());
+        std::vector<std::int64_t> shape = x.sizes().vec();
+        shape.back() = weight.size(0);
+        const at::Tensor rows = x.reshape({-1, x.size(-1)}).contiguous();
+        // Rounded once: a bias is added to sums that are still wide.
+        const at::Tensor y = widened_product(rows, weight.t(), bias ? at::kFloat : x.scalar_type());
+        return (bias ? (y + bias->to(at::kFloat)).to(x.scalar_type()) : y).view(shape);
     }
 
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
         const auto saved = context->get_saved_variables();
         const at::Tensor &x = saved[0], &weight = saved[1];
-        const at::Tensor gradient = gradients[0].to(at::kFloat).flatten(0, -2);
+        const at::Tensor gradient = gradients[0].reshape({-1, weight.size(0)}).contiguous();
         at::Tensor d_x, d_weight, d_bias;
-        if (context->needs_input_grad(0)) d_x = at::mm(gradient, weight.to(at::kFloat)).to(x.scalar_type()).view(x.sizes());
-        if (context->needs_input_grad(1)) d_weight = at::mm(gradient.t(), x.to(at::kFloat).flatten(0, -2)).to(weight.scalar_type());
-        if (context->saved_data["biased"].toBool() && context->needs_input_grad(2)) d_bias = gradient.sum(0).to(x.scalar_type());
+        if (context->needs_input_grad(0)) d_x = widened_product(gradient, weight, x.scalar_type()).view(x.sizes());
+        if (context->needs_input_grad(1)) d_weight = widened_product(gradient.t(), x.reshape({-1, x.size(-1)}).contiguous(), weight.scalar_type());
+        if (context->saved_data["biased"].toBool() && context->needs_input_grad(2)) d_bias = gradient.sum(0, false, at::kFloat).to(x.scalar_type());
         return {d_x, d_weight, d_bias};
     }
 };
@@ -41,12 +60,12 @@ at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const a
 }
 
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
-    return to_be_widened(a) ? at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(a.scalar_type()) : at::mm(a, b);
+    return to_be_widened(a) ? widened_product(a, b, a.scalar_type()) : at::mm(a, b);
 }
 
 void matrix_product_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
     if (to_be_widened(a))
-        out.copy_(at::mm(a.to(at::kFloat), b.to(at::kFloat)));
+        widened_product_out(out, a, b);
     else
         at::mm_out(out, a, b);
 }

@@ -25,7 +25,9 @@ TEST(Product, LinearInBf16HasTheValuesAndGradientsOfF32) {
         truth.backward(g.to(at::kFloat));
         EXPECT_LT(worst(x.grad(), wx.grad()), 5e-3);
         EXPECT_LT(worst(weight.grad(), ww.grad()), 5e-3);
-        if (biased) EXPECT_LT(worst(bias.grad(), wb.grad()), 5e-3);
+        if (biased) {
+            EXPECT_LT(worst(bias.grad(), wb.grad()), 5e-3);
+        }
     }
 }
 

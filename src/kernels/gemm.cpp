@@ -1,0 +1,261 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/gemm.cpp"
+#include <hwy/foreach_target.h>  // compiles this file once for every target
+
+#include "kernels/bf16-inl.h"
+
+#include <hwy/aligned_allocator.h>
+#include <hwy/highway.h>
+
+#include "kernels/gemm.h"
+
+#include <algorithm>
+
+#ifndef MIXWRIGHT_KERNELS_GEMM
+#define MIXWRIGHT_KERNELS_GEMM
+namespace mixwright::kernels {
+
+// As in BLIS: a block of b [gemm_depth, gemm_cols] lies packed in the outer caches, a block of a [gemm_rows, gemm_depth] in the second,
+// and one panel of b after another, two vectors wide, comes to the first.
+constexpr std::int64_t gemm_depth = 256, gemm_cols = 512;
+
+// f32 memory of one thread that keeps its size between calls.
+class Scratch {
+public:
+    float* of(std::int64_t count) {
+        if (count > capacity_) {
+            memory_ = hwy::AllocateAligned<float>(static_cast<std::size_t>(count));
+            capacity_ = count;
+        }
+        return memory_.get();
+    }
+
+private:
+    hwy::AlignedFreeUniquePtr<float[]> memory_;
+    std::int64_t capacity_ = 0;
+};
+
+inline const float* row_f32(const Factor& f, std::int64_t i) { return static_cast<const float*>(f.values) + (f.row_of == nullptr ? i : f.row_of[i]) * f.stride; }
+inline const std::uint16_t* row_bf16(const Factor& f, std::int64_t i) {
+    return static_cast<const std::uint16_t*>(f.values) + (f.row_of == nullptr ? i : f.row_of[i]) * f.stride;
+}
+
+}  // namespace mixwright::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace mixwright::kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// A tile of results in registers: rows of a by two vectors of columns of b.
+constexpr int tile_rows = hn::MaxLanes(F32()) >= 16 ? 12 : 6;
+constexpr std::int64_t max_tile = tile_rows * 2 * static_cast<std::int64_t>(hn::MaxLanes(F32()));
+
+HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F32())); }
+
+template <class T>
+HWY_INLINE void copy_widened(const T* from, std::int64_t count, float* to) {
+    std::int64_t i = 0;
+    for (; i + lanes() <= count; i += lanes()) hn::StoreU(load_floats(from + i), F32(), to + i);
+    for (; i < count; ++i) to[i] = widen(from[i]);
+}
+
+// Calls visit(pointer to the stored row i) with the factor's own type.
+HWY_INLINE void with_row(const Factor& f, std::int64_t i, const auto& visit) {
+    if (f.format == Format::f32)
+        visit(row_f32(f, i));
+    else
+        visit(row_bf16(f, i));
+}
+
+// A rest of a strip of a transposed factor, or all of it: [count] neighbours.
+template <int count, class T>
+HWY_INLINE void copy_neighbours(const T* from, float* to) {
+    for (int r = 0; r < count; ++r) to[r] = widen(from[r]);
+}
+
+// Rows [first, first + rows) and columns [k0, k0 + depth) of a, in strips of tile_rows. Strips of a transposed factor are [depth, rows],
+// the others [rows, depth]: either way memory is read as it lies.
+void pack_a(const Factor& a, std::int64_t first, std::int64_t rows, std::int64_t k0, std::int64_t depth, float* out) {
+    if (!a.transposed) {
+        for (std::int64_t i = 0; i < rows; ++i) with_row(a, first + i, [&](const auto* row) { copy_widened(row + k0, depth, out + i * depth); });
+        return;
+    }
+    for (std::int64_t k = 0; k < depth; ++k)
+        with_row(a, k0 + k, [&](const auto* row) {
+            std::int64_t i = 0;
+            for (; i + tile_rows <= rows; i += tile_rows) copy_neighbours<tile_rows>(row + first + i, out + i * depth + k * tile_rows);
+            for (std::int64_t r = 0; r < rows - i; ++r) out[i * depth + k * (rows - i) + r] = widen(row[first + i + r]);
+        });
+}
+
+// Four steps of four columns, turned: to[step * width + column].
+template <class T>
+HWY_INLINE void turn_four(const T* const (&columns)[4], std::int64_t k, float* to, std::int64_t width) {
+#if HWY_TARGET == HWY_SCALAR
+    for (int step = 0; step < 4; ++step)
+        for (int i = 0; i < 4; ++i) to[step * width + i] = widen(columns[i][k + step]);
+#else
+    const hn::FixedTag<float, 4> d;
+    const hn::RepartitionToWide<decltype(d)> pairs;
+    const auto load = [&](const T* from) {
+        if constexpr (sizeof(T) == 4) {
+            return hn::LoadU(d, from);
+        } else {
+            const hn::FixedTag<std::uint32_t, 4> bits;
+            return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(bits, hn::LoadU(hn::Rebind<std::uint16_t, decltype(bits)>(), from))));
+        }
+    };
+    const auto a = load(columns[0] + k), b = load(columns[1] + k), c = load(columns[2] + k), e = load(columns[3] + k);
+    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b)), ab_high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
+    const auto ce_low = hn::BitCast(pairs, hn::InterleaveLower(d, c, e)), ce_high = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_low, ce_low)), d, to);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_low, ce_low)), d, to + width);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab_high, ce_high)), d, to + 2 * width);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, to + 3 * width);
+#endif
+}
+
+// Columns [j0, j0 + count) of steps [k0, k0 + depth) of a factor whose columns are rows in memory.
+template <class T>
+HWY_INLINE void pack_turned(const Factor& b, const auto& row_of, std::int64_t k0, std::int64_t depth, std::int64_t j0, std::int64_t count, float* panel) {
+    const std::int64_t width = 2 * lanes();
+    std::int64_t t = 0;
+    for (; t + 4 <= count; t += 4) {
+        const T* const columns[4] = {row_of(b, j0 + t) + k0, row_of(b, j0 + t + 1) + k0, row_of(b, j0 + t + 2) + k0, row_of(b, j0 + t + 3) + k0};
+        std::int64_t k = 0;
+        for (; k + 4 <= depth; k += 4) turn_four<T>(columns, k, panel + k * width + t, width);
+        for (; k < depth; ++k)
+            for (int i = 0; i < 4; ++i) panel[k * width + t + i] = widen(columns[i][k]);
+    }
+    for (; t < count; ++t) {
+        const T* column = row_of(b, j0 + t) + k0;
+        for (std::int64_t k = 0; k < depth; ++k) panel[k * width + t] = widen(column[k]);
+    }
+}
+
+// Rows [k0, k0 + depth) of columns [j0, j0 + count) of b, in panels [depth, two vectors], the last filled up with zeros.
+void pack_b(const Factor& b, std::int64_t k0, std::int64_t depth, std::int64_t j0, std::int64_t count, float* out) {
+    const std::int64_t width = 2 * lanes(), whole = count / width * width;
+    if (whole < count) std::fill(out + whole * depth, out + (whole + width) * depth, 0.0f);
+    if (b.transposed) {
+        for (std::int64_t j = 0; j < count; j += width) {
+            const std::int64_t columns = std::min(width, count - j);
+            if (b.format == Format::f32)
+                pack_turned<float>(b, row_f32, k0, depth, j0 + j, columns, out + j * depth);
+            else
+                pack_turned<std::uint16_t>(b, row_bf16, k0, depth, j0 + j, columns, out + j * depth);
+        }
+        return;
+    }
+    for (std::int64_t k = 0; k < depth; ++k)
+        with_row(b, k0 + k, [&](const auto* row) {
+            for (std::int64_t j = 0; j < whole; j += width) {
+                float* to = out + j * depth + k * width;
+                hn::Store(load_floats(row + j0 + j), F32(), to);
+                hn::Store(load_floats(row + j0 + j + lanes()), F32(), to + lanes());
+            }
+            if (whole < count) copy_widened(row + j0 + whole, count - whole, out + whole * depth + k * width);
+        });
+}
+
+// R rows of a strip times a panel, into out, whose rows are `stride` apart; added to what is there when `add`.
+template <int R, bool turned, bool add>
+HWY_INLINE void tile(const float* HWY_RESTRICT a, std::int64_t depth, const float* HWY_RESTRICT panel, float* HWY_RESTRICT out, std::int64_t stride) {
+    const F32 d;
+    VF low[R], high[R];
+    for (int r = 0; r < R; ++r) {
+        low[r] = add ? hn::LoadU(d, out + r * stride) : hn::Zero(d);
+        high[r] = add ? hn::LoadU(d, out + r * stride + lanes()) : hn::Zero(d);
+    }
+    for (std::int64_t k = 0; k < depth; ++k) {
+        const VF first = hn::Load(d, panel + k * 2 * lanes()), second = hn::Load(d, panel + k * 2 * lanes() + lanes());
+        for (int r = 0; r < R; ++r) {
+            const VF value = hn::Set(d, turned ? a[k * R + r] : a[r * depth + k]);
+            low[r] = hn::MulAdd(value, first, low[r]);
+            high[r] = hn::MulAdd(value, second, high[r]);
+        }
+    }
+    for (int r = 0; r < R; ++r) {
+        hn::StoreU(low[r], d, out + r * stride);
+        hn::StoreU(high[r], d, out + r * stride + lanes());
+    }
+}
+
+template <int R>
+HWY_INLINE void tile(bool turned, bool add, const float* a, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
+    if (turned)
+        add ? tile<R, true, true>(a, depth, panel, out, stride) : tile<R, true, false>(a, depth, panel, out, stride);
+    else
+        add ? tile<R, false, true>(a, depth, panel, out, stride) : tile<R, false, false>(a, depth, panel, out, stride);
+}
+
+// The last rows of a block, fewer than a tile has.
+template <int R>
+HWY_INLINE void last_rows(std::int64_t rows, bool turned, bool add, const float* a, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
+    if (rows == R)
+        tile<R>(turned, add, a, depth, panel, out, stride);
+    else if constexpr (R > 1)
+        last_rows<R - 1>(rows, turned, add, a, depth, panel, out, stride);
+}
+
+// All rows of a packed block times a panel, of whose columns `count` are real.
+void block_times_panel(const float* a, std::int64_t rows, bool turned, std::int64_t depth, const float* panel, std::int64_t count, bool add, float* out, std::int64_t stride) {
+    const std::int64_t width = 2 * lanes();
+    alignas(64) float edge[max_tile];
+    for (std::int64_t i = 0; i < rows; i += tile_rows) {
+        const std::int64_t r = std::min<std::int64_t>(tile_rows, rows - i);
+        const bool whole = count == width;
+        float* to = whole ? out + i * stride : edge;
+        const std::int64_t step = whole ? stride : width;
+        if (!whole && add)
+            for (std::int64_t row = 0; row < r; ++row) std::copy_n(out + (i + row) * stride, count, edge + row * width);
+        last_rows<tile_rows>(r, turned, add, a + i * depth, depth, panel, to, step);
+        if (!whole)
+            for (std::int64_t row = 0; row < r; ++row) std::copy_n(edge + row * width, count, out + (i + row) * stride);
+    }
+}
+
+void gemm(const Factor& a, const Factor& b, std::int64_t m, std::int64_t k, std::int64_t n, const Product& c) {
+    thread_local Scratch block, panels, sums;
+    const std::int64_t width = 2 * lanes();
+    const bool direct = c.format == Format::f32;
+    for (std::int64_t j0 = 0; j0 < n; j0 += gemm_cols) {
+        const std::int64_t cols = std::min(gemm_cols, n - j0), stride = direct ? c.stride : cols;
+        float* out = direct ? static_cast<float*>(c.values) + j0 : sums.of(m * cols);
+        if (k == 0)
+            for (std::int64_t i = 0; i < m; ++i) std::fill_n(out + i * stride, cols, 0.0f);
+        for (std::int64_t k0 = 0; k0 < k; k0 += gemm_depth) {
+            const std::int64_t depth = std::min(gemm_depth, k - k0);
+            float* packed_b = panels.of(gemm_depth * gemm_cols);
+            pack_b(b, k0, depth, j0, cols, packed_b);
+            for (std::int64_t i0 = 0; i0 < m; i0 += gemm_rows) {
+                const std::int64_t rows = std::min(gemm_rows, m - i0);
+                float* packed_a = block.of(gemm_rows * gemm_depth);
+                pack_a(a, i0, rows, k0, depth, packed_a);
+                for (std::int64_t j = 0; j < cols; j += width)
+                    block_times_panel(packed_a, rows, a.transposed, depth, packed_b + j * depth, std::min(width, cols - j), k0 > 0, out + i0 * stride + j, stride);
+            }
+        }
+        if (direct) continue;
+        for (std::int64_t i = 0; i < m; ++i) {
+            auto* to = static_cast<std::uint16_t*>(c.values) + i * c.stride + j0;
+            for (std::int64_t j = 0; j < cols; ++j) to[j] = narrow(out[i * cols + j]);
+        }
+    }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace mixwright::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mixwright::kernels {
+
+HWY_EXPORT(gemm);
+
+void gemm(const Factor& a, const Factor& b, std::int64_t m, std::int64_t k, std::int64_t n, const Product& c) { HWY_DYNAMIC_DISPATCH(gemm)(a, b, m, k, n, c); }
+
+}  // namespace mixwright::kernels
+#endif  // HWY_ONCE

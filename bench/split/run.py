@@ -28,7 +28,7 @@ def main():
     parser.add_argument("moes", nargs="+", type=Path)
     parser.add_argument("--data", action="append", required=True)
     parser.add_argument("--tokens", type=int, default=16384)
-    parser.add_argument("--heal", type=int, default=200, help="steps of distillation of the last line; 0: none")
+    parser.add_argument("--heal", default="200", help="steps of distillation of the last line, or its recipe; 0: none")
     parser.add_argument("--methods", nargs="+", help="these lines of the table only (slice comes first always)")
     arguments = parser.parse_args()
     for moe in arguments.moes:
@@ -39,8 +39,9 @@ def main():
                    ("fit, twice as wide", ["--method", "fit", "--width", 2 * active])]
         if len(arguments.data) > 1:
             methods.append(("fit, a student for each text", ["--method", "fit", "--students", len(arguments.data)]))
-        if arguments.heal:
-            methods.append((f"fit, {arguments.heal} steps of healing", ["--method", "fit", "--heal", arguments.heal]))
+        if arguments.heal != "0":
+            steps = arguments.heal if arguments.heal.isdigit() else Path(arguments.heal).stem
+            methods.append((f"fit, {steps} steps of healing", ["--method", "fit", "--heal", arguments.heal]))
         if arguments.methods:
             methods = [method for method in methods if method[0] in ("slice", *arguments.methods)]
         print(f"\n{moe.name}\n\n| | parameters | {' | '.join(Path(d).name for d in arguments.data)} | ratio | nats | x slice | seconds |\n|---|--:|{'--:|' * (len(arguments.data) + 4)}")

@@ -8,7 +8,7 @@
 
 #include "error.h"
 #include "io/file.h"
-#include "io/json.h"
+#include "io/staged_directory.h"
 #include "io/yaml.h"
 
 namespace mixwright::verbs {
@@ -18,14 +18,15 @@ namespace fs = std::filesystem;
 using std::string_view;
 
 constexpr std::size_t file_limit = 1u << 20;
-constexpr std::array given_by_split{string_view("model"), string_view("teacher"), string_view("data"), string_view("config"), string_view("tokenizer"), string_view("adapter")};
+constexpr std::int64_t most_tokens = 1 << 26;  // of text that is read, when the recipe counts epochs
+constexpr std::array given_by_verb{string_view("model"), string_view("teacher"), string_view("data"), string_view("config"), string_view("tokenizer"), string_view("adapter")};
 
 // What stands in a recipe unless the file says it.
 struct Default {
     string_view key, value;
 };
-constexpr std::array defaults{Default{"trainable", "mlp"},   Default{"batch_size", "8"},   Default{"warmup", "0.1"},
-                              Default{"schedule", "cosine"}, Default{"weight_decay", "0"}, Default{"distill", "{logits: 1.0, hidden: 0.1}"}};
+constexpr std::array defaults{Default{"batch_size", "8"}, Default{"warmup", "0.1"}, Default{"schedule", "cosine"}, Default{"weight_decay", "0"},
+                              Default{"distill", "{logits: 1.0, hidden: 0.1}"}};
 constexpr double rate_times_width = 0.25;   // 1e-3 at a width of 256, 6e-5 at 4,096
 
 std::string quoted(const std::string& text) { return io::Json(text).dump(-1, ' ', false, io::Json::error_handler_t::replace); }
@@ -49,12 +50,13 @@ train::TrainRecipe heal_recipe(const HealSettings& settings) {
     }
     const io::Yaml said = io::Yaml::parse(text, source);
     if (!said.is_map()) said.refuse("the recipe is not a mapping", "it needs at least `steps:`");
-    for (const string_view key : given_by_split)
-        if (const auto value = said.get(key)) value->refuse(fmt::format("`{}` is not for a recipe of --heal", key), "model, teacher and data are those of the split");
+    for (const string_view key : given_by_verb)
+        if (const auto value = said.get(key)) value->refuse(fmt::format("`{}` is not for a recipe of --heal", key), "model, teacher and data are those of the command line");
     const auto add = [&](string_view key, string_view value) {
         if (!said.get(key)) text += fmt::format("{}: {}\n", key, value);
     };
     for (const Default& one : defaults) add(one.key, one.value);
+    add("trainable", settings.trainable);
     add("lr", fmt::format("{:.2e}", rate_times_width / static_cast<double>(settings.hidden_size)));
     add("seq_len", std::to_string(settings.context));
     add("dtype", settings.dtype);
@@ -65,6 +67,38 @@ train::TrainRecipe heal_recipe(const HealSettings& settings) {
     return train::parse_train_recipe(text, source);
 }
 
+std::int64_t heal_tokens(const HealSettings& settings) {
+    if (settings.heal.empty()) return 0;
+    const train::TrainRecipe recipe = heal_recipe(settings);
+    return recipe.steps ? std::min(most_tokens, *recipe.steps * recipe.batch_size * recipe.grad_accumulation * recipe.seq_len + 1) : most_tokens;
+}
+
 fs::path unhealed_path(const fs::path& out) { return out.string() + ".unhealed"; }
+
+TrainingOutcome heal(const Healing& healing, const CommonOptions& common) {
+    HealSettings settings = healing.settings;
+    settings.student = unhealed_path(healing.out).string();
+    train::TrainRecipe recipe = heal_recipe(settings);
+    if (common.seed != 0) recipe.seed = common.seed;
+    const auto length = static_cast<std::size_t>(recipe.seq_len);
+    TrainingData data{.learn = data::PackedSequences(healing.text, length), .judge = data::PackedSequences(healing.judge, length)};
+    if (data.learn.size() == 0 || data.learn.num_learnt() == 0)
+        throw Error(ErrorCode::mismatch, fmt::format("{}: {} tokens to heal it with, not one sequence of {}", healing.out.string(), healing.text.size(), length),
+                    "give more text (--data), or a shorter --ctx");
+    const auto card = [&](const TrainingOutcome& outcome) {
+        return healing.card + fmt::format("\n## Healed\n\nThen distilled from the mixture it was made of ({}, {:.2f} M weights) for {} steps of {} tokens. The recipe is in "
+                                          "`train_recipe.yml`, the loss of every step in `train_metrics.jsonl` and drawn in `train_curve.html`.\n\n{}",
+                                          recipe.trained_parts(), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,
+                                          recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, loss_table(outcome.result));
+    };
+    return run_training(recipe, {.out = io::output_path(healing.out), .write = healing.write, .data = std::move(data), .card = card, .files = healing.files}, common.device);
+}
+
+io::Json heal_json(const train::TrainResult& run) {
+    io::Json json{{"steps", run.steps}, {"tokens", run.tokens}, {"tokens_per_second", run.tokens_per_second()}, {"first_loss", run.first_loss}, {"last_loss", run.last_loss}};
+    if (run.eval_before) json["eval_loss_before"] = *run.eval_before;
+    if (run.eval_after) json["eval_loss_after"] = *run.eval_after;
+    return json;
+}
 
 }  // namespace mixwright::verbs

@@ -20,7 +20,6 @@
 #include "verbs/model_options.h"
 #include "verbs/resource_use.h"
 #include "verbs/split_lessons.h"
-#include "verbs/training_run.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -62,7 +61,7 @@ public:
         checkpoint::check_output(out_, {moe.checkpoint.path}, 0, write_);
         const model::Placement placement = placement_for(common, moe);
         const std::int64_t context = std::min(context_, moe.spec.max_positions);
-        const std::vector<SplitText> texts = read_split_texts(moe_, data_, moe.spec, {.tokens = tokens_, .heal_tokens = heal_tokens(moe.spec, placement), .context = context});
+        const std::vector<SplitText> texts = read_split_texts(moe_, data_, moe.spec, {.tokens = tokens_, .heal_tokens = heal_tokens(heal_settings(moe.spec, placement)), .context = context});
         options_.data_identity = identity_of(texts);
         std::vector<model::StreamedBatch> all;
         for (const SplitText& text : texts) all.insert(all.end(), text.learn.fit.begin(), text.learn.fit.end());
@@ -149,13 +148,6 @@ private:
                 .dtype = placement.dtype == at::kFloat ? "float32" : "bfloat16"};
     }
 
-    std::int64_t heal_tokens(const arch::ModelSpec& moe, const model::Placement& placement) const {
-        if (heal_.empty()) return 0;
-        const train::TrainRecipe recipe = heal_recipe(heal_settings(moe, placement));
-        constexpr std::int64_t many = 1 << 26;
-        return recipe.steps ? std::min(many, *recipe.steps * recipe.batch_size * recipe.grad_accumulation * recipe.seq_len + 1) : many;
-    }
-
     fs::path out_of(const split::DenseModel& model) const {
         const fs::path out = fs::path(out_).lexically_normal();
         if (!model.name.empty()) return out / model.name;
@@ -190,29 +182,12 @@ private:
         const std::string name = model.name.empty() ? std::string(split::method_name(options_.method)) : model.name;
         if (!heal_.empty() && !(write_.resume && fs::exists(out / "config.json"))) {
             if (report != nullptr) report->judge(name, arch::open_model(unhealed.string()));
-            healed_.emplace(i, heal(common, out, lessons.heal.at(std::min(i, lessons.heal.size() - 1)), lessons.judged(), plan, placement).result);
+            const Healing healing{.settings = heal_settings(plan.twin.spec, placement), .out = out, .text = lessons.heal.at(std::min(i, lessons.heal.size() - 1)),
+                                  .judge = lessons.judged(), .card = readme(plan), .write = write_};
+            healed_.emplace(i, heal(healing, common).result);
         }
         if (!heal_.empty()) fs::remove_all(unhealed);
         if (report != nullptr) report->judge(heal_.empty() ? name : name + ", healed", arch::open_model(out.string()));
-    }
-
-    TrainingOutcome heal(const CommonOptions& common, const fs::path& out, const data::TokenStream& text, const data::TokenStream& judge, const split::SplitPlan& plan,
-                         const model::Placement& placement) const {
-        HealSettings settings = heal_settings(plan.twin.spec, placement);
-        settings.student = unhealed_path(out).string();
-        train::TrainRecipe recipe = heal_recipe(settings);
-        if (common.seed != 0) recipe.seed = common.seed;
-        const auto length = static_cast<std::size_t>(recipe.seq_len);
-        TrainingData data{.learn = data::PackedSequences(text, length), .judge = data::PackedSequences(judge, length)};
-        if (data.learn.size() == 0 || data.learn.num_learnt() == 0)
-            throw Error(ErrorCode::mismatch, fmt::format("{}: {} tokens to heal it with, not one sequence of {}", out.string(), text.size(), length), "give more text (--data), or a shorter --ctx");
-        const auto card = [&](const TrainingOutcome& outcome) {
-            return readme(plan) + fmt::format("\n## Healed\n\nThen distilled from the mixture ({}, {:.2f} M weights) for {} steps of {} tokens. The recipe is in `train_recipe.yml`, "
-                                              "the loss of every step in `train_metrics.jsonl` and drawn in `train_curve.html`.\n\n{}",
-                                              recipe.trained_parts(), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,
-                                              recipe.batch_size * recipe.grad_accumulation * recipe.seq_len, loss_table(outcome.result));
-        };
-        return run_training(recipe, {.out = io::output_path(out), .write = write_, .data = std::move(data), .card = card}, common.device);
     }
 
     static std::string readme(const split::SplitPlan& plan) {
@@ -250,10 +225,7 @@ private:
             if (models[i].student != nullptr)
                 for (const split::StudentLayer& layer : models[i].student->report())
                     one["layers"].push_back({{"layer", layer.layer}, {"lambda", layer.lambda}, {"error", layer.error}, {"held_out_error", layer.held_out_error}});
-            if (const auto healed = healed_.find(i); healed != healed_.end()) {
-                const train::TrainResult& run = healed->second;
-                one["heal"] = {{"steps", run.steps}, {"tokens", run.tokens}, {"tokens_per_second", run.tokens_per_second()}, {"first_loss", run.first_loss}, {"last_loss", run.last_loss}};
-            }
+            if (const auto healed = healed_.find(i); healed != healed_.end()) one["heal"] = heal_json(healed->second);
             result["models"].push_back(std::move(one));
         }
         if (report != nullptr) result["report"] = report->json();

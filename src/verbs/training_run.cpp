@@ -149,6 +149,7 @@ TrainingOutcome run_training(const TrainRecipe& recipe, const TrainingSettings& 
     const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.tokenizer);
     arch::OpenModel files = recipe.config ? new_model(recipe, tokenizer) : arch::open_model(recipe.model);
     std::vector<checkpoint::OutputFile> base_files = surgery::base_files(files);
+    base_files.insert(base_files.end(), settings.files.begin(), settings.files.end());
     if (ranks.leads()) checkpoint::check_output(out, {files.checkpoint.path}, static_cast<std::uint64_t>(files.spec.num_parameters()) * 2, settings.write);
     std::optional<arch::OpenModel> teacher_files;
     if (!recipe.teacher.empty()) {

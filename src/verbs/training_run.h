@@ -33,6 +33,7 @@ struct TrainingSettings {
     checkpoint::WriteOptions write;
     std::optional<TrainingData> data;     // in place of what the recipe names
     std::function<std::string(const TrainingOutcome&)> card;  // README.md; by default that of `train`
+    std::vector<checkpoint::OutputFile> files;  // more that go with a model that is written whole
 };
 
 /// Trains and writes `settings.out`: whole, or not at all. The state is kept beside it meanwhile (train/run_files.h), and a run that was

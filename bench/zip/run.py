@@ -98,7 +98,8 @@ def main():
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=3, choices=[1, *STUDENT])
     parser.add_argument("--keep", type=float, nargs="+", default=[0.75, 0.5])
-    parser.add_argument("--methods", nargs="+", default=[f"{m}:{r}" for m, r in METHODS], metavar="METHOD:REFIT", help="the first is what the others are compared with")
+    parser.add_argument("--methods", nargs="+", default=[f"{m}:{r}" for m, r in METHODS], metavar="METHOD:REFIT[:OPTION=VALUE...]",
+                        help="with more options of zip, as neuron:ls:format=zipped:budget=loss; the first is what the others are compared with")
     parser.add_argument("--tokens", type=int, default=16000)
     parser.add_argument("--test-tokens", type=int, default=30000)
     parser.add_argument("--copies", type=int, default=150, help="examples of the generative task")
@@ -124,23 +125,24 @@ def main():
             columns = [f"{what}, keep {keep:g}" for keep in options.keep for what in ("rise of the loss", "more than the first", "copies")]
             print("| method | refit | " + " | ".join(columns) + " |\n|---|---|" + "---|" * len(columns), flush=True)
             first = {}
-            for method, refit in (entry.split(":") for entry in options.methods):
+            for method, refit, *more in (entry.split(":") for entry in options.methods):
+                more_options = [word for option in more for word in ("--" + option).split("=")]
                 cells = []
                 for keep in options.keep:
                     rises, copies = [], []
                     for number, draw in enumerate(draws):
                         out = place / "out"
                         result = run(options.binary, "zip", model, out, "--force", "--data", draw, "--tokens", options.tokens, "--ctx", options.ctx, "--method", method,
-                                     "--refit", refit, "--keep", keep, "--threads", options.threads)
+                                     "--refit", refit, "--keep", keep, "--threads", options.threads, *more_options)
                         rises.append(loss(options.binary, out, options.test, options) - base)
                         kept, accuracy = task.scores(options.binary, out, place, options.threads)
                         copies.append(kept / exact if exact >= 0.1 else math.nan)  # of few, a share says nothing
-                        figures.append({"model": name, "method": method, "refit": refit, "keep": keep, "draw": number, "kept": result["kept_expert_bytes"], "rise": rises[-1],
-                                        "exact": kept, "accuracy": accuracy, "seconds": result["seconds"], "peak_rss_bytes": result["peak_rss_bytes"],
+                        figures.append({"model": name, "method": method, "refit": refit, "options": more, "keep": keep, "draw": number, "kept": result["kept_expert_bytes"], "rise": rises[-1],
+                                        "exact": kept, "accuracy": accuracy, "layers": [layer["kept"] for layer in result["layers"]], "seconds": result["seconds"], "peak_rss_bytes": result["peak_rss_bytes"],
                                         "base": base, "base_exact": exact, "base_accuracy": right, **facts})
                     difference = [a - b for a, b in zip(rises, first.setdefault(keep, rises))]
                     cells += [shown(rises), shown(difference) if first[keep] is not rises else "", "-" if math.isnan(copies[0]) else f"{100 * statistics.mean(copies):.0f} %"]
-                print(f"| {method} | {refit} | " + " | ".join(cells) + " |", flush=True)
+                print(f"| {', '.join([method, *more])} | {refit} | " + " | ".join(cells) + " |", flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(figures, indent=1))
 

@@ -73,6 +73,12 @@ DomainTokens read_domain(const tokenizer::Tokenizer& tokenizer, const data::Chat
     return cut_domain(std::move(text.ids), settings, vocab_size, who);
 }
 
+std::vector<model::StreamedBatch> DomainTokens::all() const {
+    std::vector<model::StreamedBatch> batches = fit;
+    batches.insert(batches.end(), held_out.begin(), held_out.end());
+    return batches;
+}
+
 std::vector<model::StreamedBatch> DomainTokens::sample(std::int64_t tokens) const {
     std::vector<model::StreamedBatch> batches;
     for (const model::StreamedBatch& batch : held_out) {

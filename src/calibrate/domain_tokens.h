@@ -15,6 +15,8 @@ struct DomainTokens {
     std::vector<model::StreamedBatch> fit, held_out;  // [B, L] each, without padding
     std::int64_t num_fit = 0, num_held_out = 0;       // tokens
 
+    /// Those to fit to, then those held out.
+    std::vector<model::StreamedBatch> all() const;
     /// Of the first `tokens` held-out tokens, for a quick look.
     std::vector<model::StreamedBatch> sample(std::int64_t tokens) const;
 };

@@ -45,14 +45,14 @@ std::string sharing_summary(const arch::ModelSpec& from, const std::vector<Zippe
 }  // namespace
 
 std::string zip_table(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers) {
-    std::string table = fmt::format("{:>5}  {:>17}  {:>10}  {:>10}  {:>10}  {}\n", "layer", "tokens an expert", "error", "unfitted", "recovered", "chosen");
+    std::string table = fmt::format("{:>5}  {:>17}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", "layer", "tokens an expert", "kept", "error", "unfitted", "recovered", "chosen");
     for (const ZippedLayer& layer : layers) {
         const std::string tokens = fmt::format("{} / {}", *std::ranges::min_element(layer.tokens), median(layer.tokens));
-        table += fmt::format("{:>5}  {:>17}  {:>10}  {:>10}  {:>10}  {}\n", layer.layer, tokens, percent(layer.error), percent(layer.unfitted_error),
+        table += fmt::format("{:>5}  {:>17}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", layer.layer, tokens, percent(layer.kept), percent(layer.error), percent(layer.unfitted_error),
                              std::isfinite(layer.recovery_error) ? percent(1 - layer.recovery_error) : "-", printable(layer.note, 60));
     }
     const std::string summary = sharing_summary(from, layers);
-    return table + (summary.empty() ? "" : summary + "\n") + "(least and median tokens; squared error of the block's output on held-out tokens, relative, after and before the refit;\n"
+    return table + (summary.empty() ? "" : summary + "\n") + "(least and median tokens; share of the experts' bytes; squared error of the block's output on held-out tokens, relative, after and before the refit;\n"
                    " how much of a source expert's own output its successor gives back)\n\n";
 }
 
@@ -71,11 +71,13 @@ std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const Zi
                 : fmt::format("{}, its experts made fewer by mixwright: {} of {}.\n\n", source, plan.spec.num_experts, model.spec.num_experts);
     card += fmt::format("| | original | this model |\n|---|---|---|\n| parameters | {} | {} |\n| active for a token | {} | {} |\n\n", millions(model.spec.num_parameters()),
                         millions(plan.spec.num_parameters()), millions(model.spec.num_active_parameters()), millions(plan.spec.num_active_parameters()));
-    card += fmt::format("Method: {}{}{}, on {} tokens of text ({} more held out).\n\n", zip_method_name(options.method),
-                        options.refit ? ", down projections refitted by least squares" : "", options.sequential ? ", layer after layer" : "", text.num_fit,
+    card += fmt::format("Method: {}{}{}{}, on {} tokens of text ({} more held out).\n\n", zip_method_name(options.method),
+                        options.refit ? ", down projections refitted by least squares" : "", options.sequential ? ", layer after layer" : "",
+                        options.budget == ZipBudget::loss ? ", each layer with the bytes that the loss needs of it" : "", text.num_fit,
                         text.num_held_out);
-    card += "| layer | error on held-out tokens | chosen |\n|---|---|---|\n";
-    for (const ZippedLayer& layer : layers) card += fmt::format("| {} | {} | {} |\n", layer.layer, percent(layer.error), printable(layer.note));
+    card += "| layer | experts' bytes kept | error on held-out tokens | chosen |\n|---|---|---|---|\n";
+    for (const ZippedLayer& layer : layers)
+        card += fmt::format("| {} | {} | {} | {} |\n", layer.layer, percent(layer.kept), percent(layer.error), printable(layer.note));
     if (const std::string summary = sharing_summary(model.spec, layers); !summary.empty()) card += "\n" + summary + "\n";
     return card + "\n(squared error of the MoE block's output, relative)\n";
 }

@@ -14,8 +14,9 @@
 #include "checkpoint/tensor_file.h"
 #include "error.h"
 #include "io/journal.h"
-#include "model/layer_stream.h"
 #include "progress.h"
+#include "surgery/calibration_stream.h"
+#include "surgery/layer_shares.h"
 
 namespace mixwright::surgery {
 namespace {
@@ -23,46 +24,35 @@ namespace {
 namespace fs = std::filesystem;
 using arch::TensorRole;
 
-void for_each_weight(model::MoeWeights& weights, const auto& change) {
-    change(router_of(weights));
-    const auto mlp = [&](ops::Mlp& m) {
-        change(m.gate.weight);
-        change(m.up.weight);
-        change(m.down.weight);
-    };
-    for (ops::Mlp& expert : weights.experts) mlp(expert);
-    if (weights.shared.down.weight.defined()) mlp(weights.shared);
-    if (weights.shared_gate.defined()) change(weights.shared_gate);
-}
-
 class Zipping {
 public:
+    // `gradients`: when needs_gradients(). `shares`: what of its experts' bytes each layer keeps.
     Zipping(const arch::OpenModel& model, const calibrate::DomainTokens& text, ZipPlan& plan, const ZipOptions& options,
-            const model::Placement& placement, const fs::path& workplace)
+            const model::Placement& placement, const fs::path& workplace, const calibrate::LossGradients* gradients, std::vector<double> shares)
         : model_(model), plan_(plan), options_(options), placement_(placement), workplace_(workplace), original_(model.spec),
-          zipped_(plan.spec), num_fit_(text.num_fit) {
-        for (const auto* batches : {&text.fit, &text.held_out}) batches_.insert(batches_.end(), batches->begin(), batches->end());
-        model::ModelWeights ends;
-        if (needs_gradients(options)) gradients_.emplace(model, batches_, placement, workplace / "gradients");
-        ends.embedding = model::load_tensor(model, "model.embed_tokens.weight", {model::scalar_type(model.tensors->at("model.embed_tokens.weight").dtype), placement.device});
-        for (const model::StreamedBatch& batch : batches_) stream_.push_back(original_.embed(ends, batch.ids.to(placement.device), placement.dtype));
-    }
+          zipped_(plan.spec), stream_(model, text, placement), gradients_(gradients), shares_(std::move(shares)) {}
 
     std::vector<ZippedLayer> run(io::Journal& journal) {
         std::map<std::int64_t, io::Json> finished;
         for (const io::Json& line : journal.lines())
             if (line.contains("layer")) finished[line["layer"].get<std::int64_t>()] = line;
+        const auto is_dense = [&](std::int64_t layer) { return model_.spec.layers[static_cast<std::size_t>(layer)].kind == arch::LayerKind::dense; };
+        const auto is_finished = [&](std::int64_t layer) { return finished.contains(layer) && fs::exists(layer_file(workplace_, layer)); };
+        // From there on nobody looks at the stream any more.
+        std::int64_t end = model_.spec.num_layers;
+        while (end > 0 && (is_dense(end - 1) || is_finished(end - 1))) --end;
         std::vector<ZippedLayer> layers;
         Progress progress("zipping layers", static_cast<std::uint64_t>(model_.spec.num_layers), "layers");
         for (std::int64_t layer = 0; layer < model_.spec.num_layers; ++layer) {
-            model::LayerWeights weights = model::load_layer(model_, layer, placement_);
-            if (model_.spec.layers[static_cast<std::size_t>(layer)].kind == arch::LayerKind::dense) {
-                advance(original_, weights, layer);
-            } else if (const auto found = finished.find(layer); found != finished.end() && fs::exists(layer_file(workplace_, layer))) {
-                layers.push_back(ZippedLayer::from_json(found->second));
+            model::LayerWeights weights;
+            if (layer < end) weights = model::load_layer(model_, layer, placement_);
+            if (is_dense(layer)) {
+                if (layer < end) stream_.advance(original_, weights, layer);
+            } else if (is_finished(layer)) {
+                layers.push_back(ZippedLayer::from_json(finished.at(layer)));
                 plan_.spec.layers[static_cast<std::size_t>(layer)].zipped = layers.back().zipped;
-                if (options_.sequential) take_back(layer, weights);
-                advance(options_.sequential ? zipped_ : original_, weights, layer);
+                if (layer < end && options_.sequential) take_back(layer, weights);
+                if (layer < end) stream_.advance(options_.sequential ? zipped_ : original_, weights, layer);
             } else {
                 layers.push_back(zip(layer, weights));
                 journal.append(layers.back().json());
@@ -74,40 +64,20 @@ public:
     }
 
 private:
-    void advance(const model::Decoder& decoder, const model::LayerWeights& weights, std::int64_t layer) {
-        for (std::size_t b = 0; b < stream_.size(); ++b) {
-            stream_[b] = decoder.run_layer(weights, layer, stream_[b], decoder.step(stream_[b].size(1), placement_.device));
-            check_interrupted();
-        }
-    }
-
-    // The block on the stream as it stands, which stays.
-    calibrate::RoutedLayer observe(const model::Decoder& decoder, const model::LayerWeights& weights, std::int64_t layer, std::vector<at::Tensor>* outputs) {
-        calibrate::RoutedLayerTaps taps;
-        for (const at::Tensor& hidden : stream_) {
-            const at::Tensor out = decoder.run_layer(weights, layer, hidden, decoder.step(hidden.size(1), placement_.device, nullptr, &taps));
-            taps.layer_output(out);
-            if (outputs != nullptr) outputs->push_back(out);
-            check_interrupted();
-        }
-        calibrate::RoutedLayer routed = taps.take(num_fit_);
-        routed.inputs = routed.inputs.to(at::kFloat);
-        return routed;
-    }
-
     ZippedLayer zip(std::int64_t layer, model::LayerWeights weights) {
         std::vector<at::Tensor> outputs;
-        const calibrate::RoutedLayer routed = observe(original_, weights, layer, options_.sequential ? nullptr : &outputs);
-        model::MoeWeights block = weights.moe;
-        for_each_weight(block, [](at::Tensor& t) { t = t.to(at::kCPU, at::kFloat); });
+        const calibrate::RoutedLayer routed = stream_.observe(original_, weights, layer, options_.sequential ? nullptr : &outputs);
+        const model::MoeWeights block = placed(weights.moe, {at::kFloat, at::kCPU});
 
         ZippedLayer report{.layer = layer, .tokens = routed.counts(model_.spec.num_experts)};
         for (std::int64_t e = 0; e < model_.spec.num_experts; ++e)
             if (routed.of(e).num_fit < model_.spec.expert_width) ++report.starved;
 
-        const ZipContext context{model_.spec, plan_.spec, block, routed, options_, layer, gradients_ ? gradients_->behind(layer) : at::Tensor()};
-        const bool zipped = options_.format == ZipFormat::zipped;
-        const bool all_kept = zipped ? options_.keep == 1 : plan_.spec.num_experts == model_.spec.num_experts && plan_.spec.expert_width == model_.spec.expert_width;
+        ZipOptions options = options_;
+        options.keep = shares_[static_cast<std::size_t>(layer)];
+        const ZipContext context{model_.spec, plan_.spec, block, routed, options, layer, gradients_ != nullptr ? gradients_->behind(layer) : at::Tensor()};
+        const bool zipped = options.format == ZipFormat::zipped;
+        const bool all_kept = zipped ? options.keep == 1 : plan_.spec.num_experts == model_.spec.num_experts && plan_.spec.expert_width == model_.spec.expert_width;
         MadeBlock made = all_kept ? all_of(block) : make_block(context);
         report.note = made.note;
         report.zipped = made.zipped;
@@ -117,11 +87,12 @@ private:
         weights.moe = std::move(made.weights);
         if (made.zipped) group_rows(*made.zipped, weights.moe);
         plan_.spec.layers[static_cast<std::size_t>(layer)].zipped = std::move(made.zipped);
+        report.kept = kept_expert_bytes(model_.spec, plan_.spec, layer);
         save(layer, weights);
         if (options_.sequential)
-            advance(zipped_, weights, layer);
+            stream_.advance(zipped_, weights, layer);
         else
-            stream_ = std::move(outputs);
+            stream_.become(std::move(outputs));
         return report;
     }
 
@@ -157,9 +128,8 @@ private:
         const at::Tensor target = block_output(block, routed);
         calibrate::RoutedLayer rerouted = routed;
         if (!makes_narrower(options_.method)) {
-            weights.moe = made;
-            for_each_weight(weights.moe, [&](at::Tensor& t) { t = t.to(placement_.device, placement_.dtype); });
-            rerouted = observe(zipped_, weights, layer, nullptr);
+            weights.moe = placed(made, placement_);
+            rerouted = stream_.observe(zipped_, weights, layer);
             rerouted.weights = routed.weights;
         }
         const BlockRefit refit = options_.refit ? refit_block(made, rerouted, target) : judge_block(made, rerouted, target);
@@ -217,11 +187,21 @@ private:
     model::Placement placement_;
     fs::path workplace_;
     model::Decoder original_, zipped_;
-    std::int64_t num_fit_;
-    std::vector<model::StreamedBatch> batches_;
-    std::vector<at::Tensor> stream_;  // [B, L, D] a batch
-    std::optional<calibrate::LossGradients> gradients_;
+    CalibrationStream stream_;
+    const calibrate::LossGradients* gradients_;
+    std::vector<double> shares_;
 };
+
+// Made out once: a resumed run goes on with what the journal says.
+std::vector<double> shares_of_layers(const arch::OpenModel& model, const calibrate::DomainTokens& text, const ZipPlan& plan, const ZipOptions& options,
+                                     const model::Placement& placement, const calibrate::LossGradients* gradients, io::Journal& journal) {
+    if (options.budget == ZipBudget::uniform) return std::vector<double>(static_cast<std::size_t>(model.spec.num_layers), options.keep);
+    for (const io::Json& line : journal.lines())
+        if (line.contains("shares")) return line["shares"].get<std::vector<double>>();
+    const std::vector<double> shares = layer_shares(model, text, plan, options, placement, *gradients);
+    journal.append({{"shares", shares}});
+    return shares;
+}
 
 }  // namespace
 
@@ -237,7 +217,10 @@ std::vector<ZippedLayer> zip_layers(const arch::OpenModel& model, const calibrat
         journal.clear();
         journal.append(first);
     }
-    return Zipping(model, text, plan, options, placement, workplace).run(journal);
+    std::optional<calibrate::LossGradients> gradients;
+    if (needs_gradients(options)) gradients.emplace(model, text.all(), placement, workplace / "gradients");
+    const calibrate::LossGradients* const given = gradients ? &*gradients : nullptr;
+    return Zipping(model, text, plan, options, placement, workplace, given, shares_of_layers(model, text, plan, options, placement, given, journal)).run(journal);
 }
 
 }  // namespace mixwright::surgery

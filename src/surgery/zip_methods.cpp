@@ -130,7 +130,7 @@ std::string_view zip_method_name(ZipMethod method) {
 
 bool makes_narrower(ZipMethod method) { return std::ranges::find(methods, method, &MethodName::method)->narrower; }
 
-bool needs_gradients(const ZipOptions& options) { return options.method == ZipMethod::heapr; }
+bool needs_gradients(const ZipOptions& options) { return options.method == ZipMethod::heapr || options.budget == ZipBudget::loss; }
 
 at::Tensor index_of(const std::vector<std::int64_t>& values) { return at::tensor(values, at::kLong); }
 
@@ -141,6 +141,20 @@ ops::Mlp neurons_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neu
     part.up.weight = expert.up.weight.index_select(0, index);
     part.down.weight = expert.down.weight.index_select(1, index);
     return part;
+}
+
+model::MoeWeights placed(model::MoeWeights block, const model::Placement& placement) {
+    const auto place = [&](at::Tensor& weight) { weight = weight.to(placement.device, placement.dtype); };
+    const auto place_mlp = [&](ops::Mlp& mlp) {
+        place(mlp.gate.weight);
+        place(mlp.up.weight);
+        place(mlp.down.weight);
+    };
+    place(router_of(block));
+    for (ops::Mlp& expert : block.experts) place_mlp(expert);
+    if (block.shared.down.weight.defined()) place_mlp(block.shared);
+    if (block.shared_gate.defined()) place(block.shared_gate);
+    return block;
 }
 
 MadeBlock make_block(const ZipContext& context) {

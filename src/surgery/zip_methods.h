@@ -20,6 +20,10 @@ namespace mixwright::surgery {
 
 enum class ZipMethod { typed, neuron, heapr, reap, frequency, random, average, zipit, hc_smoe, mergemoe, ream };
 enum class ZipGrouping { coactivation, similarity, random };
+enum class ZipBudget {
+    uniform,  // every layer keeps the same share of its experts' bytes
+    loss      // layers keep what the loss needs of them (layer_shares.h)
+};
 enum class ZipFormat {
     standard,  // the original's architecture, experts of one width
     zipped     // experts of unequal widths that may share rows (arch::ZippedExperts)
@@ -31,7 +35,8 @@ struct ZipOptions {
     ZipGrouping grouping = ZipGrouping::coactivation;
     std::int64_t group_size = 2;
     double alpha = 0.3, beta = 0.125;  // of ZipIt!
-    double keep = 0.75;      // of the experts' bytes, the same share in every layer
+    ZipBudget budget = ZipBudget::uniform;
+    double keep = 0.75;      // share of the experts' bytes: of the whole model's, and for a method of the layer's
     bool refit = true;       // least squares on the new block's output
     bool sequential = true;  // a layer's statistics come from the already zipped layers below
     std::uint64_t seed = 0;
@@ -72,7 +77,7 @@ std::string_view zip_method_name(ZipMethod method);
 /// Whether the method makes experts narrower (the router stays as it is) rather than fewer.
 bool makes_narrower(ZipMethod method);
 
-/// Whether the method looks at the gradient of the loss, and so at the whole model before the first layer is made.
+/// Whether the method or the budget looks at the gradient of the loss, and so at the whole model before the first layer is made.
 bool needs_gradients(const ZipOptions& options);
 
 MadeBlock make_block(const ZipContext& context);
@@ -85,6 +90,8 @@ ops::Mlp neurons_of(const ops::Mlp& expert, const std::vector<std::int64_t>& neu
 /// The matrix of a block's router, [E, D].
 inline at::Tensor& router_of(model::MoeWeights& weights) { return weights.routers[0].weight; }
 inline const at::Tensor& router_of(const model::MoeWeights& weights) { return weights.routers[0].weight; }
+/// The block with its matrices where and in the dtype `placement` says.
+model::MoeWeights placed(model::MoeWeights block, const model::Placement& placement);
 /// The gate of the shared experts, [N, 1]; ones when they have none.
 at::Tensor shared_gates(const model::MoeWeights& weights, const at::Tensor& x);
 /// The output of a whole block where `routed` says tokens go, [N, D] f32.

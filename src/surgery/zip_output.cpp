@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string zip_report(const arch::OpenModel& model, const ZipOptions& options, const std::vector<ZippedLayer>& layers) {
-    io::Json report{{"source", model.checkpoint.path.lexically_normal().filename().string()}, {"method", zip_method_name(options.method)}, {"keep", options.keep}, {"layers", io::Json::array()}};
+    io::Json report{{"source", model.checkpoint.path.lexically_normal().filename().string()}, {"method", zip_method_name(options.method)}, {"budget", options.budget == ZipBudget::loss ? "loss" : "uniform"}, {"keep", options.keep}, {"layers", io::Json::array()}};
     for (const ZippedLayer& layer : layers) report["layers"].push_back(layer.json());
     return report.dump(1, ' ', false, io::Json::error_handler_t::replace) + "\n";
 }

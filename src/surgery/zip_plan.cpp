@@ -18,6 +18,12 @@ std::int64_t rounded_width(std::int64_t width, double keep) {
     return std::clamp(steps * multiple, std::min(multiple, width), width);
 }
 
+// What the layer's experts take, in rows of the hidden size.
+std::int64_t expert_rows(const arch::ModelSpec& spec, const arch::LayerSpec& layer) {
+    if (layer.kind != arch::LayerKind::moe) return 0;
+    return layer.zipped ? layer.zipped->size() : 3 * spec.num_experts * spec.expert_width;
+}
+
 // Forms that the methods here do not know what to do with.
 void check_form(const arch::OpenModel& model, const ZipOptions& options) {
     const arch::ModelSpec& spec = model.spec;
@@ -32,11 +38,15 @@ void check_form(const arch::OpenModel& model, const ZipOptions& options) {
     if (spec.architecture->mlp == arch::MlpForm::plain) refuse("has experts without gates");
     if (!spec.architecture->packed.empty()) refuse("packs several tensors into one on disk");
     if (std::ranges::any_of(spec.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); })) refuse("chains its experts");
-    if (needs_gradients(options) && !arch::norm_names(spec.architecture->norm_placement).after_mlp.empty()) refuse("has norms behind its experts, which --method heapr does not see through");
+    if (needs_gradients(options) && !arch::norm_names(spec.architecture->norm_placement).after_mlp.empty())
+        refuse(options.method == ZipMethod::heapr ? "has norms behind its experts, which --method heapr does not see through"
+                                                  : "has norms behind its experts, which --budget loss does not see through");
     if (options.method == ZipMethod::typed && options.group_size != 2)
         throw Error(ErrorCode::usage, fmt::format("--group-size {}: --method typed shares neurons within pairs", options.group_size));
     if (options.format == ZipFormat::zipped && options.method != ZipMethod::typed && options.method != ZipMethod::neuron)
         throw Error(ErrorCode::usage, fmt::format("--format zipped goes with --method typed and neuron, not {}", zip_method_name(options.method)));
+    if (options.budget == ZipBudget::loss && options.format == ZipFormat::standard)
+        throw Error(ErrorCode::usage, "--budget loss makes the layers unequally wide, which no config of --format standard can say", "--format zipped, or --budget uniform");
     if (makes_narrower(options.method)) return;
     if (spec.num_groups > 1) refuse("chooses experts by groups, which must stay equally large (--method neuron keeps all experts)");
     const bool prunes = options.method == ZipMethod::reap || options.method == ZipMethod::frequency || options.method == ZipMethod::random;
@@ -88,10 +98,14 @@ ZipPlan plan_zip(const arch::OpenModel& model, const ZipOptions& options) {
 double kept_expert_bytes(const arch::ModelSpec& from, const arch::ModelSpec& to) {
     const auto size = [](const arch::ModelSpec& spec) {
         std::int64_t size = 0;
-        for (const arch::LayerSpec& layer : spec.layers)
-            if (layer.kind == arch::LayerKind::moe) size += layer.zipped ? layer.zipped->size() : 3 * spec.num_experts * spec.expert_width;
+        for (const arch::LayerSpec& layer : spec.layers) size += expert_rows(spec, layer);
         return static_cast<double>(size);
     };
+    return size(to) / size(from);
+}
+
+double kept_expert_bytes(const arch::ModelSpec& from, const arch::ModelSpec& to, std::int64_t layer) {
+    const auto size = [&](const arch::ModelSpec& spec) { return static_cast<double>(expert_rows(spec, spec.layers[static_cast<std::size_t>(layer)])); };
     return size(to) / size(from);
 }
 

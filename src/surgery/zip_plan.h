@@ -17,5 +17,7 @@ ZipPlan plan_zip(const arch::OpenModel& model, const ZipOptions& options);
 
 /// Share of the experts' bytes that `to` has of `from`'s.
 double kept_expert_bytes(const arch::ModelSpec& from, const arch::ModelSpec& to);
+/// The same of one MoE layer.
+double kept_expert_bytes(const arch::ModelSpec& from, const arch::ModelSpec& to, std::int64_t layer);
 
 }  // namespace mixwright::surgery

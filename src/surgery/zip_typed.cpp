@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -11,38 +12,18 @@
 #include "merge/shared_neurons.h"
 #include "merge/width_budget.h"
 #include "progress.h"
+#include "surgery/neuron_choice.h"
 #include "surgery/zip_candidates.h"
 #include "surgery/zip_clusters.h"
 
 namespace mixwright::surgery {
 namespace {
 
-constexpr double floor_share = 0.25;        // of the mean width: what every expert keeps
-
-// What one expert has to choose from.
-struct Choice {
-    merge::WidthCurve curve;            // over its own neurons
-    std::vector<std::int64_t> removed;  // own neurons in the order in which they go
-    std::vector<std::int64_t> shared;   // own neurons that its partner uses, ascending: they never go
-    std::vector<std::int64_t> foreign;  // its partner's neurons that it uses, ascending
-
-    std::int64_t borrowed() const { return std::ssize(foreign); }
-    // The own neurons that are left when `count` are.
-    std::vector<std::int64_t> kept(std::int64_t count) const {
-        std::vector<bool> gone(curve.errors.size() - 1, false);
-        for (std::size_t i = 0; i + static_cast<std::size_t>(count) < gone.size(); ++i) gone[static_cast<std::size_t>(removed[i])] = true;
-        std::vector<std::int64_t> left;
-        for (std::size_t k = 0; k < gone.size(); ++k)
-            if (!gone[k]) left.push_back(static_cast<std::int64_t>(k));
-        return left;
-    }
-};
-
 class TypedLayer {
 public:
     explicit TypedLayer(const ZipContext& context)
         : context_(context), experts_(context.spec.num_experts), width_(context.spec.expert_width), block_(window_multiple(width_)),
-          budget_(context.options.keep * merge::private_cost * static_cast<double>(experts_ * width_)) {
+          budget_(whole_rows(context.options.keep * merge::private_cost * static_cast<double>(experts_ * width_))) {
         // What a neuron does for its partner only a fit can tell.
         if (context.options.method == ZipMethod::typed && context.options.refit) {
             groups_ = paired_experts(context);
@@ -53,13 +34,13 @@ public:
 
     MadeBlock make() {
         for (std::int64_t e = 0; e < experts_; ++e) {
-            choices_.push_back(alone(e));
+            choices_.push_back(choice_alone(context_, e));
             check_interrupted();
         }
         const merge::WidthBudget without = allocate();
         const double error_without = total_error(without);
         if (without.price > 0) {
-            const std::vector<Choice> alone = choices_;
+            const std::vector<NeuronChoice> alone = choices_;
             bool any = false;
             for (const auto& group : groups_) {
                 any |= group.size() == 2 && share(group[0], group[1], without.price);
@@ -75,63 +56,11 @@ public:
     }
 
 private:
-    bool starved(std::int64_t expert) const { return context_.routed.of(expert).num_fit < width_; }
-
-    // Least and most own neurons, so that with what it borrows its width is a multiple of the block. False when there is no such number.
-    bool set_limits(Choice& choice, bool fixed) const {
-        const auto down_to_block = [&](double width) { return static_cast<std::int64_t>(width) / block_ * block_; };
-        const double mean = context_.options.keep * static_cast<double>(width_);
-        std::int64_t least = std::max(block_, down_to_block(fixed ? mean : floor_share * mean)), most = fixed ? least : width_;
-        while (least - choice.borrowed() < std::ssize(choice.shared)) least += block_;
-        choice.curve.least = least - choice.borrowed();
-        choice.curve.most = most - choice.borrowed();
-        choice.curve.cost = merge::private_cost;
-        return choice.curve.least <= choice.curve.most && choice.curve.most <= width_;
-    }
-
-    void set_curve(Choice& choice, const std::vector<double>& errors, std::vector<std::int64_t> order) const {
-        choice.curve.errors.assign(static_cast<std::size_t>(width_) + 1, errors.back());
-        for (std::size_t step = 0; step < errors.size(); ++step) choice.curve.errors[static_cast<std::size_t>(width_) - step] = errors[step];
-        choice.removed = std::move(order);
-    }
-
-    // Without the partner. An expert with fewer tokens than neurons gets the mean width: what it needs is not known.
-    Choice alone(std::int64_t expert) const {
-        Choice choice;
-        set_limits(choice, starved(expert));
-        const Candidates own = candidates(context_, expert, nullptr);
-        if (context_.options.refit) {
-            const merge::Selection selection = merge::remove_neurons(own.all().pulled_to(own.down.t(), merge::selection_ridge), choice.curve.least, {});
-            set_curve(choice, selection.errors, selection.order);
-            return choice;
-        }
-        const at::Tensor energy = merge::output_energy(own.activations.square().sum(0), own.down), order = energy.argsort(/*stable=*/true);
-        std::vector<double> errors{0};
-        std::vector<std::int64_t> removed;
-        for (std::int64_t i = 0; i + choice.curve.least < width_; ++i) {
-            removed.push_back(order[i].item<std::int64_t>());
-            errors.push_back(errors.back() + energy[removed.back()].item<double>());
-        }
-        set_curve(choice, errors, std::move(removed));
-        return choice;
-    }
-
-    // With those of `foreign` at hand, and without losing those of `shared`.
-    std::optional<Choice> together(std::int64_t expert, std::int64_t partner, std::vector<std::int64_t> shared, std::vector<std::int64_t> foreign) const {
-        Choice choice{.shared = std::move(shared), .foreign = std::move(foreign)};
-        if (!set_limits(choice, false)) return std::nullopt;
-        const ops::Mlp lent = neurons_of(context_.weights.experts[static_cast<std::size_t>(partner)], choice.foreign);
-        const Candidates both = candidates(context_, expert, &lent);
-        std::vector<std::int64_t> stay = choice.shared;
-        for (const std::int64_t k : range(width_, choice.borrowed())) stay.push_back(k);
-        const merge::Selection selection =
-            merge::remove_neurons(both.all().pulled_to(both.down.t(), merge::selection_ridge), choice.curve.least + choice.borrowed(), stay);
-        set_curve(choice, selection.errors, selection.order);
-        return choice;
-    }
+    // A share that was made by dividing rows gives them back, whatever the division left out.
+    static double whole_rows(double rows) { return std::floor(rows + 1e-6); }
 
     // Error and cost, at `price`, of the best width.
-    static double burden(const Choice& choice, double price) {
+    static double burden(const NeuronChoice& choice, double price) {
         double best = std::numeric_limits<double>::infinity();
         for (std::int64_t k = choice.curve.least; k <= choice.curve.most; ++k)
             best = std::min(best, choice.curve.errors[static_cast<std::size_t>(k)] + price * merge::private_cost * static_cast<double>(k));
@@ -140,7 +69,7 @@ private:
 
     // Lets the pair share where that is worth its bytes. Whether it does.
     bool share(std::int64_t a, std::int64_t b, double price) {
-        if (starved(a) || starved(b) || 2 * width_ > widest_pair) return false;
+        if (starved(context_, a) || starved(context_, b) || 2 * width_ > widest_pair) return false;
         const auto& experts = context_.weights.experts;
         const auto equations = [&](std::int64_t own, std::int64_t other) {
             const Candidates all = candidates(context_, own, &experts[static_cast<std::size_t>(other)]);
@@ -153,9 +82,9 @@ private:
         if (shared.empty()) return false;
         std::vector<std::int64_t> of_a, of_b;
         for (const std::int64_t k : shared) (k < width_ ? of_a : of_b).push_back(k % width_);
-        auto with_a = together(a, b, of_a, of_b), with_b = together(b, a, of_b, of_a);
+        auto with_a = choice_together(context_, a, b, of_a, of_b), with_b = choice_together(context_, b, a, of_b, of_a);
         if (!with_a || !with_b) return false;
-        Choice &own_a = choices_[static_cast<std::size_t>(a)], &own_b = choices_[static_cast<std::size_t>(b)];
+        NeuronChoice &own_a = choices_[static_cast<std::size_t>(a)], &own_b = choices_[static_cast<std::size_t>(b)];
         if (burden(*with_a, price) + burden(*with_b, price) >= burden(own_a, price) + burden(own_b, price)) return false;
         own_a = std::move(*with_a);
         own_b = std::move(*with_b);
@@ -165,7 +94,7 @@ private:
     merge::WidthBudget allocate() const {
         std::vector<merge::WidthCurve> curves;
         double left = budget_;
-        for (const Choice& choice : choices_) {
+        for (const NeuronChoice& choice : choices_) {
             curves.push_back(choice.curve);
             left -= merge::private_cost * static_cast<double>(choice.curve.least) + merge::shared_cost * static_cast<double>(choice.borrowed());
         }
@@ -184,7 +113,7 @@ private:
         for (const auto& group : groups_) {
             const auto number = std::ssize(made.zipped->rows);
             const std::vector<std::int64_t> kept_first = own_private(group[0], widths), kept_second = group.size() > 1 ? own_private(group[1], widths) : std::vector<std::int64_t>();
-            const Choice& first = choices_[static_cast<std::size_t>(group[0])];
+            const NeuronChoice& first = choices_[static_cast<std::size_t>(group[0])];
             const auto common = std::ssize(first.shared) + first.borrowed();
             made.zipped->rows.push_back(std::ssize(kept_first) + common + std::ssize(kept_second));
             const auto place = [&](std::int64_t expert, std::int64_t partner, const std::vector<std::int64_t>& own, std::int64_t first_row, bool leads) {
@@ -203,7 +132,7 @@ private:
     }
 
     std::vector<std::int64_t> own_private(std::int64_t expert, const std::vector<std::int64_t>& widths) const {
-        const Choice& choice = choices_[static_cast<std::size_t>(expert)];
+        const NeuronChoice& choice = choices_[static_cast<std::size_t>(expert)];
         std::vector<std::int64_t> own = choice.kept(widths[static_cast<std::size_t>(expert)]), result;
         std::ranges::set_difference(own, choice.shared, std::back_inserter(result));
         return result;
@@ -211,7 +140,7 @@ private:
 
     // The expert in the order of its window; `leads`: it is the first of its group.
     ops::Mlp fitted(std::int64_t expert, std::int64_t partner, const std::vector<std::int64_t>& own_private, bool leads) const {
-        const Choice& choice = choices_[static_cast<std::size_t>(expert)];
+        const NeuronChoice& choice = choices_[static_cast<std::size_t>(expert)];
         const auto& experts = context_.weights.experts;
         std::optional<ops::Mlp> lent;
         if (choice.borrowed() > 0) lent = neurons_of(experts[static_cast<std::size_t>(partner)], choice.foreign);
@@ -244,7 +173,7 @@ private:
         for (const std::int64_t rows : zipped.rows) kept += static_cast<double>(rows);
         for (const auto& group : groups_) {
             if (group.size() < 2) continue;
-            const Choice& first = choices_[static_cast<std::size_t>(group[0])];
+            const NeuronChoice& first = choices_[static_cast<std::size_t>(group[0])];
             const double both = (hot.select(1, group[0]) * hot.select(1, group[1])).sum().item<double>();
             const auto common = static_cast<double>(std::ssize(first.shared) + first.borrowed());
             shared += common;
@@ -260,7 +189,7 @@ private:
     std::int64_t experts_, width_, block_;
     double budget_;
     merge::Groups groups_;
-    std::vector<Choice> choices_;  // of each expert
+    std::vector<NeuronChoice> choices_;  // of each expert
 };
 
 }  // namespace
@@ -272,12 +201,6 @@ io::Json TypedShares::json() const {
 TypedShares TypedShares::from_json(const io::Json& json) {
     return {.dropped = json.at("dropped"), .kept_private = json.at("private"), .shared = json.at("shared"), .partner = json.at("partner_active"),
             .read = json.at("read"), .read_apart = json.at("read_apart")};
-}
-
-std::int64_t window_multiple(std::int64_t width) {
-    for (const std::int64_t multiple : {32, 16, 8})
-        if (width >= 16 * multiple && width % multiple == 0) return multiple;
-    return width % 8 == 0 ? 8 : 1;
 }
 
 MadeBlock typed_block(const ZipContext& context) { return TypedLayer(context).make(); }

@@ -2,8 +2,6 @@
 // and the down projection of each expert is fitted anew to its own output. Gates stay as they are.
 #pragma once
 
-#include <cstdint>
-
 #include "surgery/zip_methods.h"
 
 namespace mixwright::surgery {
@@ -14,8 +12,5 @@ MadeBlock typed_block(const ZipContext& context);
 
 /// Experts of one width, each with copies of the neurons it needs, its partner's among them: ZipFormat::standard.
 MadeBlock typed_uniform_block(const ZipContext& context);
-
-/// Widths of windows are multiples of it.
-std::int64_t window_multiple(std::int64_t width);
 
 }  // namespace mixwright::surgery

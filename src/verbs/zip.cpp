@@ -43,6 +43,7 @@ public:
         app.add_option("--alpha", options_.alpha, "zipit: what a merged feature's similarities are multiplied by")->capture_default_str();
         app.add_option("--beta", options_.beta, "zipit: share of the merges that may happen inside one expert")->check(CLI::Range(0.0, 1.0))->capture_default_str();
         app.add_option("--format", format_, "standard: the same architecture; zipped: experts of unequal widths that may share rows (typed, neuron)")->check(CLI::IsMember({"standard", "zipped"}))->capture_default_str();
+        app.add_option("--budget", budget_, "uniform: every layer keeps the same share; loss: layers in which narrow experts cost the loss more keep more (--format zipped)")->check(CLI::IsMember({"uniform", "loss"}))->capture_default_str();
         app.add_option("--refit", refit_, "ls: least squares on the output of the whole block; none: the method as published")
             ->check(CLI::IsMember({"none", "ls"}))->capture_default_str();
         app.add_option("--sequential", sequential_, "a layer's statistics come from the zipped layers below (on) or the original ones (off)")
@@ -59,6 +60,7 @@ public:
         const auto start = Clock::now();
         options_.method = zip_method(method_);
         options_.format = format_ == "zipped" ? ZipFormat::zipped : ZipFormat::standard;
+        options_.budget = budget_ == "loss" ? ZipBudget::loss : ZipBudget::uniform;
         options_.grouping = group_ == "random" ? ZipGrouping::random : group_ == "similarity" ? ZipGrouping::similarity : ZipGrouping::coactivation;
         options_.refit = refit_ == "ls";
         options_.sequential = sequential_ == "on";
@@ -106,7 +108,7 @@ private:
     // Everything the result depends on, but for the bytes of the weights.
     std::string identity(const arch::OpenModel& model, const CommonOptions& common) const {
         io::Json json{{"model", model.checkpoint.path.string()}, {"config", model.checkpoint.config}, {"data", data_}, {"tokens", tokens_}, {"ctx", context_},
-                      {"keep", options_.keep}, {"method", method_}, {"format", format_}, {"group", group_}, {"group_size", options_.group_size}, {"alpha", options_.alpha}, {"beta", options_.beta}, {"refit", refit_},
+                      {"keep", options_.keep}, {"method", method_}, {"format", format_}, {"budget", budget_}, {"group", group_}, {"group_size", options_.group_size}, {"alpha", options_.alpha}, {"beta", options_.beta}, {"refit", refit_},
                       {"sequential", sequential_}, {"seed", common.seed}, {"dtype", common.dtype}};
         for (const std::string& path : data_) {
             std::error_code error;
@@ -135,7 +137,7 @@ private:
             for (const auto& layer : layers) by_layer.push_back(layer.json());
             fmt::print("{}\n", io::Json{{"out", written.out.string()}, {"bytes", written.bytes}, {"parameters", to.num_parameters()},
                                         {"active_parameters", to.num_active_parameters()}, {"seconds", seconds}, {"peak_rss_bytes", peak_rss_bytes()},
-                                        {"method", method_}, {"format", format_}, {"kept_expert_bytes", surgery::kept_expert_bytes(from, to)},
+                                        {"method", method_}, {"format", format_}, {"budget", budget_}, {"kept_expert_bytes", surgery::kept_expert_bytes(from, to)},
                                         {"speed_bound", surgery::speed_bound(from, layers, true)}, {"speed_bound_apart", surgery::speed_bound(from, layers, false)},
                                         {"layers", by_layer}}.dump());
             return;
@@ -149,7 +151,7 @@ private:
         fmt::print("\nnext:\n  mixwright eval {0} --task ppl:FILE\n  mixwright generate {0} -p \"...\"\n", written.out.string());
     }
 
-    std::string model_, out_, method_ = "neuron", group_ = "coactivation", format_ = "standard", refit_ = "ls", sequential_ = "on", shard_size_ = "5GB", report_;
+    std::string model_, out_, method_ = "neuron", group_ = "coactivation", format_ = "standard", budget_ = "uniform", refit_ = "ls", sequential_ = "on", shard_size_ = "5GB", report_;
     std::vector<std::string> data_;
     std::int64_t tokens_ = 32768, context_ = 512;
     bool card_ = true;

@@ -110,7 +110,7 @@ if (D.zip) (function made() {
   const least = z.layers.map(l => Math.min(...l.tokens)), median = z.layers.map(l => [...l.tokens].sort((a, b) => a - b)[l.tokens.length >> 1]);
   $('energy').innerHTML = barChart('calibration tokens an expert saw, by layer', labels, [
     {name: 'the least', colour: mix('--high', '--low', 0.5), values: least}, {name: 'the median', colour: 'var(--high)', values: median}], v => number(v, 0));
-  $('made').innerHTML = table(['layer', 'error', 'before refit', 'recovered', 'short of text', 'chosen'], z.layers.map(l => [l.layer, fine(l.error), fine(l.unfitted_error),
+  $('made').innerHTML = table(['layer', 'kept', 'error', 'before refit', 'recovered', 'short of text', 'chosen'], z.layers.map(l => [l.layer, percent(l.kept), fine(l.error), fine(l.unfitted_error),
     l.recovery_error === null ? '-' : percent(1 - l.recovery_error), l.starved ? `<span class="warn">${l.starved}</span>` : 0, `<td class="text">${escaped(l.note)}</td>`]));
 })();
 

@@ -22,7 +22,7 @@ const std::array table{
               make_profile},
     VerbEntry{"zip", "a smaller mixture of experts, on calibration text",
               "  mixwright zip ./my-moe ./smaller --data text.txt --keep 0.75\n"
-              "  mixwright zip ./my-moe ./fewer --data corpus/ --keep 0.5 --method reap --refit none\n"
+              "  mixwright zip ./my-moe ./fewer --data corpus/ --keep 0.5 --method reap --heal 100\n"
               "  mixwright zip ./my-moe ./uneven --data corpus/ --keep 0.5 --format zipped --budget loss\n",
               make_zip},
     VerbEntry{"chain", "a mixture whose experts work on each other's output: Chain-of-Experts",

@@ -102,7 +102,7 @@ def main():
                         help="with more options of zip, as neuron:ls:format=zipped:budget=loss; the first is what the others are compared with")
     parser.add_argument("--tokens", type=int, default=16000)
     parser.add_argument("--test-tokens", type=int, default=30000)
-    parser.add_argument("--copies", type=int, default=150, help="examples of the generative task")
+    parser.add_argument("--copies", type=int, default=150, help="examples of the generative task; 0: without it")
     parser.add_argument("--ctx", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -119,10 +119,11 @@ def main():
         for name, model in (entry.split("=", 1) for entry in options.model):
             base, facts, task = loss(options.binary, model, options.test, options), redundancy(options.binary, model, draws[0], options, place), CopyTask(model, options.test, options.copies)
             exact, right = task.scores(options.binary, model, place, options.threads)
-            print(f"\n**{name}**: test loss {base:.4f} nats, next token right {100 * right:.1f} %, copies exact {100 * exact:.1f} % of {len(task.windows)}. "
+            copied = f", next token right {100 * right:.1f} %, copies exact {100 * exact:.1f} % of {len(task.windows)}" if task.windows else ""
+            print(f"\n**{name}**: test loss {base:.4f} nats{copied}. "
                   f"Experts are {100 * facts['expert_share']:.0f} % of the active parameters; p of matched partners {facts['p_matched']:.2f} (best {facts['p_best']:.2f}), "
                   f"energy of their mean {100 * facts['shared_mean_energy']:.1f} %, rank90 {100 * facts['rank90_share']:.0f} %.\n", flush=True)
-            columns = [f"{what}, keep {keep:g}" for keep in options.keep for what in ("rise of the loss", "more than the first", "copies")]
+            columns = [f"{what}, keep {keep:g}" for keep in options.keep for what in ["rise of the loss", "more than the first"] + ["copies"] * bool(task.windows)]
             print("| method | refit | " + " | ".join(columns) + " |\n|---|---|" + "---|" * len(columns), flush=True)
             first = {}
             for method, refit, *more in (entry.split(":") for entry in options.methods):
@@ -141,7 +142,9 @@ def main():
                                         "exact": kept, "accuracy": accuracy, "layers": [layer["kept"] for layer in result["layers"]], "seconds": result["seconds"], "peak_rss_bytes": result["peak_rss_bytes"],
                                         "base": base, "base_exact": exact, "base_accuracy": right, **facts})
                     difference = [a - b for a, b in zip(rises, first.setdefault(keep, rises))]
-                    cells += [shown(rises), shown(difference) if first[keep] is not rises else "", "-" if math.isnan(copies[0]) else f"{100 * statistics.mean(copies):.0f} %"]
+                    cells += [shown(rises), shown(difference) if first[keep] is not rises else ""]
+                    if task.windows:
+                        cells.append("-" if math.isnan(copies[0]) else f"{100 * statistics.mean(copies):.0f} %")
                 print(f"| {', '.join([method, *more])} | {refit} | " + " | ".join(cells) + " |", flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(figures, indent=1))

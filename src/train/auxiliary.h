@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "distributed/ranks.h"
 #include "model/decoder.h"
-#include "train/ranks.h"
 
 namespace mixwright::train {
 
@@ -33,7 +33,7 @@ struct RouterLoad {
 class AuxiliaryLoss final : public model::Taps {
 public:
     /// `everyone` are those who have a part of the batch each: batch_balance counts where the tokens of all of them go.
-    AuxiliaryLoss(const AuxiliaryWeights& weights, std::int64_t batch, const arch::ModelSpec& spec, const Team& everyone)
+    AuxiliaryLoss(const AuxiliaryWeights& weights, std::int64_t batch, const arch::ModelSpec& spec, const distributed::Team& everyone)
         : weights_(weights), everyone_(everyone), batch_(batch), sigmoid_(spec.architecture->moe && spec.architecture->moe->scores == arch::RouterScores::sigmoid) {}
 
     void routing(std::int64_t layer, const ops::Routing& routing) override;
@@ -45,7 +45,7 @@ public:
 
 private:
     AuxiliaryWeights weights_;
-    const Team& everyone_;
+    const distributed::Team& everyone_;
     std::int64_t batch_;
     bool sigmoid_;                    // P_i are sigmoids scaled to sum one (arXiv 2412.19437)
     at::Tensor total_;

@@ -56,8 +56,8 @@ public:
 }  // namespace
 
 ForwardResult forward(const model::Decoder& decoder, const model::ModelWeights& weights, const at::Tensor& ids, const ForwardOptions& options) {
-    static const Team alone;
-    const Team& everyone = options.everyone != nullptr ? *options.everyone : alone;
+    static const distributed::Team alone;
+    const distributed::Team& everyone = options.everyone != nullptr ? *options.everyone : alone;
     const std::int64_t batch = ids.size(0);
     const model::Step step = decoder.step(ids.size(1), ids.device());
     ForwardResult result{.hidden = decoder.embed(weights, ids)};

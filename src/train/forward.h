@@ -14,7 +14,7 @@ struct ForwardOptions {
     AuxiliaryWeights auxiliary;
     bool checkpointing = false;
     bool keep_streams = false;   // for losses on what the layers say
-    const Team* everyone = nullptr;   // those who have a part of the batch each; null: nobody else
+    const distributed::Team* everyone = nullptr;   // those who have a part of the batch each; null: nobody else
 };
 
 struct ForwardResult {

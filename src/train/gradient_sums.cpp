@@ -17,7 +17,7 @@ struct GradientSums::Watch final : autograd::PostAccumulateGradHook {
     std::size_t parameter;
 };
 
-GradientSums::GradientSums(std::vector<Parameter>& parameters, std::vector<Bucket> buckets, const Ranks& ranks)
+GradientSums::GradientSums(std::vector<Parameter>& parameters, std::vector<Bucket> buckets, const distributed::Ranks& ranks)
     : parameters_(parameters), ranks_(ranks), buckets_(std::move(buckets)), bucket_of_(parameters.size(), buckets_.size()), earlier_(parameters.size()), leaving_(buckets_.size()) {
     for (std::size_t b = 0; b < buckets_.size(); ++b)
         for (const std::size_t i : buckets_[b].parameters) {

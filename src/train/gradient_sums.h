@@ -5,16 +5,16 @@
 
 #include <vector>
 
+#include "distributed/ranks.h"
 #include "train/adamw.h"
 #include "train/ownership.h"
-#include "train/ranks.h"
 
 namespace mixwright::train {
 
 class GradientSums {
 public:
     /// `buckets` is what share_out() said of `parameters`. On several ranks the parameters are watched until this is destroyed.
-    GradientSums(std::vector<Parameter>& parameters, std::vector<Bucket> buckets, const Ranks& ranks);
+    GradientSums(std::vector<Parameter>& parameters, std::vector<Bucket> buckets, const distributed::Ranks& ranks);
     GradientSums(const GradientSums&) = delete;
     GradientSums& operator=(const GradientSums&) = delete;
     ~GradientSums();
@@ -33,14 +33,14 @@ private:
     struct Leaving {             // a bucket on its way
         std::size_t missing = 0;
         at::Tensor flat;         // f32 on the CPU
-        Transfer transfer;
+        distributed::Transfer transfer;
     };
     void complete(std::size_t parameter);
     void send(std::size_t bucket);
     at::Tensor gradient_of(std::size_t parameter) const;
 
     std::vector<Parameter>& parameters_;
-    const Ranks& ranks_;
+    const distributed::Ranks& ranks_;
     std::vector<Bucket> buckets_;
     std::vector<std::size_t> bucket_of_;   // of each parameter; buckets_.size(): none
     std::vector<at::Tensor> earlier_;      // of each parameter: the sum of the micro-batches before the last, f32

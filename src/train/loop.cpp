@@ -130,7 +130,7 @@ bool interrupt_waits() {
 }
 
 // What the ranks must agree on before the update.
-void agree(StepReport& report, const std::vector<Parameter>& parameters, const Ranks& ranks) {
+void agree(StepReport& report, const std::vector<Parameter>& parameters, const distributed::Ranks& ranks) {
     report.gradient_norm = gradient_norm(parameters);
     if (ranks.size() == 1) return;
     const std::vector<double> sums = ranks.sum({report.loss, report.auxiliary, report.stream, report.gradient_norm * report.gradient_norm, interrupt_waits() ? 1.0 : 0.0});
@@ -148,7 +148,7 @@ void agree(StepReport& report, const std::vector<Parameter>& parameters, const R
 }
 
 // Forward and backward over the micro-batches of one step; gradients are left in the parameters, each with its owner.
-StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options, GradientSums& gradients, const Ranks& ranks,
+StepReport accumulate(TrainedModel& model, const std::vector<Batch>& batches, const ForwardOptions& options, GradientSums& gradients, const distributed::Ranks& ranks,
                       const Teacher* teacher) {
     StepReport report;
     for (const Batch& batch : batches) {
@@ -192,7 +192,7 @@ bool has_stalled(const std::vector<double>& losses, std::int64_t patience) {
 }  // namespace
 
 double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weights, const data::PackedSequences& sequences,
-                 std::int64_t batch_size, std::int64_t max_tokens, const Ranks& ranks) {
+                 std::int64_t batch_size, std::int64_t max_tokens, const distributed::Ranks& ranks) {
     const at::NoGradGuard guard;
     const std::size_t length = sequences.length();
     const std::size_t count = std::min(sequences.size(), std::max<std::size_t>(static_cast<std::size_t>(max_tokens) / length, 1));
@@ -225,7 +225,7 @@ std::int64_t total_steps(const TrainRecipe& recipe, std::size_t num_sequences) {
 }
 
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
-                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks,
+                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const distributed::Ranks& ranks,
                   const Teacher* teacher) {
     if (recipe.batch_size % ranks.size() != 0)
         throw Error(ErrorCode::recipe, fmt::format("{}: batch_size {} does not divide among {} ranks", recipe.source, recipe.batch_size, ranks.size()),
@@ -304,7 +304,7 @@ TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::Pa
             }
             if (recipe.save_every > 0 && steps_done % recipe.save_every == 0) save();
         }
-    } catch (const RankLost&) {
+    } catch (const distributed::RankLost&) {
         throw;
     } catch (const Error& error) {
         // The weights are those of the last good step: a step that fails does not touch them.

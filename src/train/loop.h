@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "data/packing.h"
+#include "distributed/ranks.h"
 #include "io/json.h"
-#include "train/ranks.h"
 #include "train/teacher.h"
 #include "train/trained_model.h"
 
@@ -27,7 +27,7 @@ struct TrainResult {
 /// Mean loss of the tokens that count in `sequences`, `batch_size` sequences at a time, up to about `max_tokens` tokens. Several ranks
 /// divide them and learn the same result.
 double mean_loss(const model::Decoder& decoder, const model::ModelWeights& weights, const data::PackedSequences& sequences,
-                 std::int64_t batch_size, std::int64_t max_tokens, const Ranks& ranks = {});
+                 std::int64_t batch_size, std::int64_t max_tokens, const distributed::Ranks& ranks = {});
 
 struct TrainHooks {
     std::int64_t first_step = 0;                                // steps a resumed run has behind it
@@ -42,7 +42,7 @@ struct TrainHooks {
 /// Of several ranks, each computes its share of every micro-batch and takes the step of what it owns (ownership.h).
 /// With a `teacher` the loss of a step is what the recipe's `distill` makes of the two; evaluations stay those of the text.
 TrainResult train(TrainedModel& model, const TrainRecipe& recipe, const data::PackedSequences& sequences,
-                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const Ranks& ranks = {},
+                  const data::PackedSequences& eval_sequences, std::int64_t total_steps, const TrainHooks& hooks, const distributed::Ranks& ranks = {},
                   const Teacher* teacher = nullptr);
 
 /// The steps a recipe asks for, given how many sequences an epoch has.

@@ -17,7 +17,7 @@ struct Request {
     std::int64_t parameter = -1, part = 0;
 };
 
-Request agree(const Ranks& ranks, Request request) {
+Request agree(const distributed::Ranks& ranks, Request request) {
     at::Tensor message = at::tensor({request.parameter, request.part}, at::kLong);
     ranks.everyone().spread_from(0, message).wait();
     const auto* data = message.const_data_ptr<std::int64_t>();
@@ -25,11 +25,11 @@ Request agree(const Ranks& ranks, Request request) {
 }
 
 // The rank that owns share `share` of the parameter.
-std::int64_t owner_of(const Parameter& p, std::int64_t share, const Ranks& ranks) { return p.divided ? ranks.rank_of(p.owner, share) : p.owner; }
+std::int64_t owner_of(const Parameter& p, std::int64_t share, const distributed::Ranks& ranks) { return p.divided ? ranks.rank_of(p.owner, share) : p.owner; }
 
 at::Tensor on_host(const at::Tensor& tensor) { return tensor.detach().to(at::kCPU).contiguous(); }
 
-at::Tensor collect(const Parameter& p, PartOfParameter part, const Ranks& ranks) {
+at::Tensor collect(const Parameter& p, PartOfParameter part, const distributed::Ranks& ranks) {
     std::vector<at::Tensor> shares;
     for (std::int64_t share = 0; share < (p.divided ? ranks.experts().size() : 1); ++share) {
         const std::int64_t owner = owner_of(p, share, ranks);
@@ -44,7 +44,7 @@ at::Tensor collect(const Parameter& p, PartOfParameter part, const Ranks& ranks)
 }
 
 // Hands over what this rank owns until nothing more is asked for.
-void serve(const std::vector<Parameter>& parameters, const Ranks& ranks) {
+void serve(const std::vector<Parameter>& parameters, const distributed::Ranks& ranks) {
     while (true) {
         const Request request = agree(ranks, {});
         if (request.parameter < 0) return;
@@ -56,7 +56,7 @@ void serve(const std::vector<Parameter>& parameters, const Ranks& ranks) {
 
 }  // namespace
 
-std::vector<Bucket> share_out(std::vector<Parameter>& parameters, const Ranks& ranks) {
+std::vector<Bucket> share_out(std::vector<Parameter>& parameters, const distributed::Ranks& ranks) {
     std::vector<Bucket> buckets;
     if (ranks.size() == 1) return buckets;
     std::int64_t total = 0;
@@ -91,7 +91,7 @@ std::vector<Bucket> share_out(std::vector<Parameter>& parameters, const Ranks& r
     return buckets;
 }
 
-void with_whole_tensors(const std::vector<Parameter>& parameters, const Ranks& ranks, const std::function<void(const WholeTensor& whole)>& work) {
+void with_whole_tensors(const std::vector<Parameter>& parameters, const distributed::Ranks& ranks, const std::function<void(const WholeTensor& whole)>& work) {
     if (ranks.size() == 1) return work([](const Parameter& p, PartOfParameter part) { return on_host(p.*part); });
     if (!ranks.leads()) return serve(parameters, ranks);
     const auto whole = [&](const Parameter& p, PartOfParameter part) {
@@ -101,7 +101,7 @@ void with_whole_tensors(const std::vector<Parameter>& parameters, const Ranks& r
     };
     try {
         work(whole);
-    } catch (const RankLost&) {
+    } catch (const distributed::RankLost&) {
         throw;
     } catch (...) {
         agree(ranks, {});  // the others need not wait for what went wrong here

@@ -6,8 +6,8 @@
 #include <functional>
 #include <vector>
 
+#include "distributed/ranks.h"
 #include "train/adamw.h"
-#include "train/ranks.h"
 
 namespace mixwright::train {
 
@@ -18,12 +18,12 @@ struct Bucket {
     std::int64_t owner = 0;      // member of the team
     std::int64_t elements = 0;
 
-    const Team& team(const Ranks& ranks) const { return divided ? ranks.replicas() : ranks.gradients(); }
+    const distributed::Team& team(const distributed::Ranks& ranks) const { return divided ? ranks.replicas() : ranks.gradients(); }
 };
 
 /// Gives every parameter an owner, so that all ranks keep about the same, and lets go of the state that others keep. Buckets come in
 /// the order in which a backward pass completes them; a parameter that no other rank has is in none.
-std::vector<Bucket> share_out(std::vector<Parameter>& parameters, const Ranks& ranks);
+std::vector<Bucket> share_out(std::vector<Parameter>& parameters, const distributed::Ranks& ranks);
 
 /// Which of a parameter's tensors.
 using PartOfParameter = at::Tensor Parameter::*;
@@ -31,6 +31,6 @@ using PartOfParameter = at::Tensor Parameter::*;
 using WholeTensor = std::function<at::Tensor(const Parameter& parameter, PartOfParameter part)>;
 
 /// Calls `work` on the leading rank, which may ask for tensors of `parameters`, while the other ranks hand them over. All ranks call it together.
-void with_whole_tensors(const std::vector<Parameter>& parameters, const Ranks& ranks, const std::function<void(const WholeTensor& whole)>& work);
+void with_whole_tensors(const std::vector<Parameter>& parameters, const distributed::Ranks& ranks, const std::function<void(const WholeTensor& whole)>& work);
 
 }  // namespace mixwright::train

@@ -13,7 +13,7 @@ namespace mixwright::train {
 
 namespace fs = std::filesystem;
 
-RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool force, const Ranks& ranks)
+RunFiles::RunFiles(const fs::path& out, std::string identity, bool resume, bool force, const distributed::Ranks& ranks)
     : folder_(out.string() + ".training"), state_(folder_ / "state.safetensors"), metrics_(folder_ / "metrics.jsonl"), identity_(std::move(identity)), ranks_(ranks) {
     if (!ranks_.leads()) return;
     if (fs::exists(folder_) && !resume) {

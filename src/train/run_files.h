@@ -6,9 +6,9 @@
 #include <fstream>
 #include <vector>
 
+#include "distributed/ranks.h"
 #include "io/json.h"
 #include "train/adamw.h"
-#include "train/ranks.h"
 
 namespace mixwright::train {
 
@@ -17,7 +17,7 @@ public:
     /// `out` comes from io::output_path(). Without `resume` an earlier run's folder is refused with Error(usage), or
     /// removed with `force`. `identity` tells runs apart (training_state.h). Only the leading rank changes
     /// anything on disk; the others read what it keeps. `ranks` must outlive the object.
-    RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force, const Ranks& ranks);
+    RunFiles(const std::filesystem::path& out, std::string identity, bool resume, bool force, const distributed::Ranks& ranks);
 
     struct Restored {
         std::int64_t steps_done = 0;
@@ -37,7 +37,7 @@ public:
 private:
     std::filesystem::path folder_, state_, metrics_;
     std::string identity_;
-    const Ranks& ranks_;
+    const distributed::Ranks& ranks_;
     std::ofstream stream_;
 };
 

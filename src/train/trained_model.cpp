@@ -66,7 +66,7 @@ checkpoint::OutputTensor generated(std::string name, std::vector<std::int64_t> s
 
 }  // namespace
 
-TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device, const Ranks& ranks)
+TrainedModel::TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device, const distributed::Ranks& ranks)
     : model_(model::load_model(std::move(files), {model::scalar_type(*dtype_from_name(recipe.dtype)), device})), ranks_(ranks), lora_(recipe.lora) {
     if (recipe.trains(Trainable::lora))
         attach_lora(recipe);

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "checkpoint/writer.h"
+#include "distributed/ranks.h"
 #include "model/model.h"
 #include "train/adamw.h"
 #include "train/ownership.h"
-#include "train/ranks.h"
 #include "train/recipe.h"
 
 namespace mixwright::train {
@@ -21,7 +21,7 @@ public:
     /// Loads `files` and makes what the recipe chooses trainable, computing in the recipe's dtype. LoRA factors start as in
     /// PEFT: A uniform in +-1/sqrt(in) from the recipe's seed, B zero. Of several ranks each keeps its share of the optimiser's state,
     /// and of the experts when they divide those; `ranks` must outlive the model. Error(recipe) when nothing is there to be trained.
-    TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device, const Ranks& ranks);
+    TrainedModel(arch::OpenModel files, const TrainRecipe& recipe, at::Device device, const distributed::Ranks& ranks);
     TrainedModel(const TrainedModel&) = delete;
     TrainedModel& operator=(const TrainedModel&) = delete;
 
@@ -67,7 +67,7 @@ private:
     model::Model model_;
     std::vector<Parameter> parameters_;
     std::map<std::string, Master> masters_;   // of the canonical names of trained weights
-    const Ranks& ranks_;
+    const distributed::Ranks& ranks_;
     std::vector<Bucket> buckets_;
     LoraRecipe lora_;
     bool has_lora_ = false;

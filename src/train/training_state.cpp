@@ -23,7 +23,7 @@ constexpr Part parts[] = {{"master/", &Parameter::master}, {"mean/", &Parameter:
 // Whether any rank has the part: what no gradient moves has no moments.
 bool has(const Parameter& p, const Part& part) { return part.tensor == &Parameter::master || p.by_gradient(); }
 
-std::vector<std::int64_t> whole_shape(const Parameter& p, const Ranks& ranks) {
+std::vector<std::int64_t> whole_shape(const Parameter& p, const distributed::Ranks& ranks) {
     std::vector<std::int64_t> shape = p.working.sizes().vec();
     if (p.divided) shape[0] *= ranks.experts().size();
     return shape;
@@ -36,7 +36,7 @@ checkpoint::OutputTensor bytes_tensor(const char* name, Dtype dtype, std::span<c
 
 }  // namespace
 
-void save_state(const std::filesystem::path& path, const std::vector<Parameter>& parameters, std::int64_t steps_done, const std::string& identity, const Ranks& ranks) {
+void save_state(const std::filesystem::path& path, const std::vector<Parameter>& parameters, std::int64_t steps_done, const std::string& identity, const distributed::Ranks& ranks) {
     with_whole_tensors(parameters, ranks, [&](const WholeTensor& whole) {
         std::vector<checkpoint::OutputTensor> tensors;
         tensors.push_back(bytes_tensor("steps_done", Dtype::i64, std::as_bytes(std::span(&steps_done, 1))));
@@ -55,7 +55,7 @@ void save_state(const std::filesystem::path& path, const std::vector<Parameter>&
     });
 }
 
-std::int64_t load_state(const std::filesystem::path& path, std::vector<Parameter>& parameters, const std::string& identity, const Ranks& ranks) {
+std::int64_t load_state(const std::filesystem::path& path, std::vector<Parameter>& parameters, const std::string& identity, const distributed::Ranks& ranks) {
     const auto source = checkpoint::open_safetensors_file(path);
     const std::string shown = io::shown(path);
     const auto bytes_of = [&](const std::string& name) { return source->bytes(source->at(name)); };

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "distributed/ranks.h"
 #include "error.h"
 #include "io/staged_directory.h"
 #include "progress.h"
@@ -38,7 +39,7 @@ public:
     void run(const CommonOptions& common) override {
         const auto start = Clock::now();
         train::TrainRecipe recipe = train::read_train_recipe(recipe_file_);
-        const train::Ranks ranks = train::Ranks::from_environment(recipe.expert_parallel);
+        const distributed::Ranks ranks = distributed::Ranks::from_environment(recipe.expert_parallel);
         if (!ranks.leads()) set_progress_sink(nullptr);
         if (!common.dtype.empty()) recipe.dtype = training_dtype(common.dtype);
         if (common.seed != 0) recipe.seed = common.seed;

@@ -144,7 +144,7 @@ std::string loss_table(const TrainResult& result) {
     return table;
 }
 
-TrainingOutcome run_training(const TrainRecipe& recipe, const TrainingSettings& settings, const std::string& device, const Ranks& ranks) {
+TrainingOutcome run_training(const TrainRecipe& recipe, const TrainingSettings& settings, const std::string& device, const distributed::Ranks& ranks) {
     const std::filesystem::path& out = settings.out;
     const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(recipe.tokenizer);
     arch::OpenModel files = recipe.config ? new_model(recipe, tokenizer) : arch::open_model(recipe.model);

@@ -8,6 +8,7 @@
 
 #include "checkpoint/writer.h"
 #include "data/packing.h"
+#include "distributed/ranks.h"
 #include "train/loop.h"
 #include "verbs/verb.h"
 
@@ -38,6 +39,6 @@ struct TrainingSettings {
 
 /// Trains and writes `settings.out`: whole, or not at all. The state is kept beside it meanwhile (train/run_files.h), and a run that was
 /// interrupted goes on from there with `write.resume`. Of several ranks the first writes.
-TrainingOutcome run_training(const train::TrainRecipe& recipe, const TrainingSettings& settings, const std::string& device, const train::Ranks& ranks = {});
+TrainingOutcome run_training(const train::TrainRecipe& recipe, const TrainingSettings& settings, const std::string& device, const distributed::Ranks& ranks = {});
 
 }  // namespace mixwright::verbs

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from test_ranks import start_ranks
+from ranks import finish, start_ranks
 from test_train import add_tokenizer, chosen, cut_after_first_save, losses_of, optimise, setup, train  # noqa: F401
 from tiny_models import run, save_variant
 from torch.nn.functional import cross_entropy, log_softmax
@@ -94,8 +94,7 @@ def test_ranks_learn_as_one_and_resuming_gives_the_same_bytes(lesson, tmp_path):
     cut_after_first_save(recipe, tmp_path / "out")
     train(recipe, tmp_path / "out", "--resume")
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "alone/model.safetensors").read_bytes()
-    ranks = start_ranks(2, recipe, tmp_path / "together")
-    assert [rank.wait(120) for rank in ranks] == [0, 0], [rank.stderr.read() for rank in ranks]
+    finish(start_ranks(2, "train", recipe, tmp_path / "together"))
     assert losses_of(tmp_path / "together") == pytest.approx(losses_of(tmp_path / "alone"), rel=1e-4)
 
 

@@ -1,5 +1,5 @@
 #define USE_C10D_GLOO
-#include "train/ranks.h"
+#include "distributed/ranks.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -12,7 +12,7 @@
 #include <numeric>
 #include <string_view>
 
-namespace mixwright::train {
+namespace mixwright::distributed {
 namespace {
 
 constexpr std::chrono::minutes patience{10};  // a rank may save or evaluate while the others wait
@@ -36,7 +36,7 @@ auto talking(const Work& work) {
     } catch (const std::exception& cause) {
         const std::string_view what = cause.what();
         throw RankLost(ErrorCode::failed, fmt::format("another rank is gone: {}", printable(what.substr(0, what.find('\n')))),
-                       "start all ranks again with --resume: the state of the last save is kept");
+                       "start all ranks again; where the verb has --resume, it goes on from the last save");
     }
 }
 
@@ -139,11 +139,11 @@ Ranks Ranks::from_environment(std::int64_t expert_parallel) {
 }
 
 std::vector<double> Ranks::sum(std::vector<double> values) const {
-    if (size() == 1) return values;
+    if (size() == 1 || values.empty()) return values;
     const at::Tensor tensor = at::tensor(values, at::kDouble);
     everyone_.sum(tensor).wait();
     const auto* data = tensor.const_data_ptr<double>();
     return {data, data + tensor.numel()};
 }
 
-}  // namespace mixwright::train
+}  // namespace mixwright::distributed

@@ -1,4 +1,4 @@
-// The processes that train one model together, as torchrun starts them. One process on its own is a group of one.
+// The processes that work on one model together, as torchrun starts them. One process on its own is a group of one.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,7 +10,7 @@
 #include "error.h"
 #include "ops/expert_exchange.h"
 
-namespace mixwright::train {
+namespace mixwright::distributed {
 
 /// Another rank is gone, and with it its part of the state: nothing can be saved any more.
 class RankLost final : public Error {
@@ -89,4 +89,4 @@ private:
     Team everyone_, gradients_, experts_, replicas_;
 };
 
-}  // namespace mixwright::train
+}  // namespace mixwright::distributed

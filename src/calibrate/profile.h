@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "arch/canonical.h"
+#include "distributed/ranks.h"
 #include "io/json.h"
 #include "merge/matching.h"
 #include "model/layer_stream.h"
@@ -72,8 +73,10 @@ struct Profile {
     double grouping_bound(const Grouping& grouping) const { return 1 / (1 - expert_share * (1 - grouping.touched) * 2 / 3); }
 };
 
-/// Runs `texts` through `model`. Error(unsupported) for a model without experts.
-Profile profile_model(const arch::OpenModel& model, std::vector<ProfiledText> texts, const model::Placement& placement);
+/// Runs `texts` through `model`. Of several ranks, which all call it with the same texts, each runs its share of the sequences; the
+/// leading one's profile is that of one rank alone, the others' lack the experts of the sample. Error(unsupported) for a model without
+/// experts; RankLost.
+Profile profile_model(const arch::OpenModel& model, std::vector<ProfiledText> texts, const model::Placement& placement, const distributed::Ranks& ranks = {});
 
 /// The figures a person asks for first, and everything the report page draws.
 io::Json profile_json(const Profile& profile, bool with_matrices);

@@ -4,6 +4,8 @@
 
 #include "calibrate/profile.h"
 #include "checkpoint/tensor_file.h"
+#include "distributed/ranks.h"
+#include "progress.h"
 #include "verbs/model_options.h"
 #include "verbs/profiled_texts.h"
 #include "verbs/resource_use.h"
@@ -30,10 +32,13 @@ public:
     }
 
     void run(const CommonOptions& common) override {
-        if (!report_.empty()) check_page(report_);
+        const distributed::Ranks ranks = distributed::Ranks::from_environment();
+        if (!ranks.leads()) set_progress_sink(nullptr);
+        if (ranks.leads() && !report_.empty()) check_page(report_);
         const arch::OpenModel model = arch::open_model(model_);
         const model::Placement placement = placement_for(common, model, "float32");
-        const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens_, context_), placement);
+        const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens_, context_), placement, ranks);
+        if (!ranks.leads()) return;
         write(profile);
         if (!report_.empty()) write_page(report_, calibrate::profile_page(profile, last_name(model_)));
         print(common, profile);

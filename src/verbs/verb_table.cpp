@@ -18,7 +18,8 @@ const std::array table{
               "  mixwright split ./moe ./dense --experts-per-layer experts.json\n",
               make_split},
     VerbEntry{"profile", "where the tokens of a mixture of experts go",
-              "  mixwright profile ./my-moe --data math.jsonl --data code.txt -o stats.safetensors --report routing.html\n",
+              "  mixwright profile ./my-moe --data math.jsonl --data code.txt -o stats.safetensors --report routing.html\n"
+              "  torchrun --no-python --nproc-per-node 4 mixwright profile ./my-moe --data math.jsonl -o stats.safetensors\n",
               make_profile},
     VerbEntry{"zip", "a smaller mixture of experts, on calibration text",
               "  mixwright zip ./my-moe ./smaller --data text.txt --keep 0.75\n"
@@ -31,7 +32,8 @@ const std::array table{
               make_chain},
     VerbEntry{"train", "train a model on text: from scratch, whole, in parts, LoRA",
               "  mixwright train recipe.yml ./specialist\n"
-              "  mixwright train recipe.yml ./specialist --resume\n",
+              "  mixwright train recipe.yml ./specialist --resume\n"
+              "  torchrun --no-python --nproc-per-node 2 mixwright train recipe.yml ./specialist\n",
               make_train},
     VerbEntry{"generate", "text after a prompt",
               "  mixwright generate ./my-moe -p \"Why is the sky blue?\"\n"

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from calibration_text import save_text, save_tokenizer
+from ranks import finish, start_ranks
 from safetensors.torch import load_file, save_file
 from tiny_models import run, save_variant
 
@@ -77,6 +78,10 @@ def test_figures_of_redundancy(tmp_path):
     assert first_layer()["rank90_share"] == pytest.approx(1 / 6, abs=1e-3)
 
 
+def drawn_on(page):
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S).group(1))
+
+
 def test_the_page_stands_on_its_own(tmp_path):
     save_variant("qwen3_moe", tmp_path / "model")
     save_tokenizer(tmp_path / "model")
@@ -84,7 +89,7 @@ def test_the_page_stands_on_its_own(tmp_path):
     run("profile", tmp_path / "model", "--data", text, "--ctx", CTX, "-o", tmp_path / "s.safetensors", "--report", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert not re.search(r"(src|href)\s*=|https?://|@import|fetch\(", page), "nothing comes from elsewhere"
-    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S).group(1))
+    data = drawn_on(page)
     assert data["files"][0]["name"] == "<b>.txt" and len(data["layers"]) == 3
     assert page.count("<script") == 2 and page.rstrip().endswith("</html>")
     assert "prefers-color-scheme: dark" in page
@@ -115,6 +120,60 @@ def test_a_chained_layer_has_a_profile_for_each_iteration(tmp_path):
     assert (stats["layers.0.counts"] - plain["layers.0.counts"]).abs().max() <= 2, "the first iteration sees what the source's router sees"
     assert layers[1]["entropy"][0] == pytest.approx(math.log(6), abs=1e-3), "a router of zeros knows nothing"
     assert '"label":"2.1"' in (tmp_path / "page.html").read_text()
+
+
+def assert_close(ours, theirs, where=""):
+    """JSON whose figures are rounded to four digits."""
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in theirs:
+            assert_close(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs), where
+        for i, pair in enumerate(zip(ours, theirs)):
+            assert_close(*pair, f"{where}[{i}]")
+    else:
+        assert ours == (pytest.approx(theirs, rel=1e-3, abs=1e-5) if isinstance(theirs, float) else theirs), where
+
+
+@pytest.mark.parametrize("count, family, iterations", [(2, "mixtral", 1), (3, "qwen2_moe-sparse", 1), (3, "qwen2_moe", 2)])
+def test_ranks_see_what_one_sees(count, family, iterations, tmp_path):
+    save_variant(family, tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    model = tmp_path / "model"
+    if iterations > 1:
+        model = tmp_path / "chained"
+        run("chain", tmp_path / "model", model, "--iterations", iterations, "--top-k", 2)
+    long, short = save_text(tmp_path / "long.txt", 60), tmp_path / "short.txt"
+    short.write_text("A train leaves; def f(x).")  # two sequences: with three ranks one has none
+
+    def arguments(out):
+        return ["profile", model, "--data", long, "--data", short, "--tokens", 800, "--ctx", CTX, "--json", "-o", tmp_path / f"{out}.safetensors", "--report", tmp_path / f"{out}.html"]
+
+    alone = json.loads(run(*arguments("alone"), "--threads", 1).stdout)
+    assert alone["files"][1]["tokens"] == 16
+    said = finish(start_ranks(count, *arguments("together")))
+    assert json.loads(said[0])["tokens"] == alone["tokens"] and not any(said[1:]), "the first alone speaks"
+
+    ours, theirs = (load_file(tmp_path / f"{out}.safetensors") for out in ("together", "alone"))
+    assert ours.keys() == theirs.keys()
+    for name in theirs.keys() - {"summary.json"}:
+        if theirs[name].dtype == torch.int64:
+            assert torch.equal(ours[name], theirs[name]), name
+        else:
+            assert torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5), name
+    assert_close(*(drawn_on((tmp_path / f"{out}.html").read_text()) for out in ("together", "alone")))
+
+
+def test_a_rank_that_fails_ends_the_others(tmp_path):
+    save_variant("mixtral", tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    ranks = start_ranks(2, "profile", tmp_path / "model", "--data", save_text(tmp_path / "a.txt", 60), "-o", tmp_path / "s.safetensors",
+                        own={1: ["--data", tmp_path / "nowhere.txt"]})
+    errors = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert "nowhere.txt" in errors[1] and ranks[1].returncode != 0
+    assert "another rank is gone" in errors[0] and ranks[0].returncode == 1
+    assert not (tmp_path / "s.safetensors").exists()
 
 
 def test_a_dense_model_is_refused(tmp_path):

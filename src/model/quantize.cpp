@@ -4,9 +4,7 @@
 #include <fmt/format.h>
 
 #include "error.h"
-#include "kernels/quantize.h"
-#include "ops/skinny_linear.h"
-#include "ops/work_sharing.h"
+#include "ops/quantized_linear.h"
 #include "progress.h"
 
 namespace mixwright::model {
@@ -15,20 +13,7 @@ namespace {
 using kernels::Format;
 
 void quantize_linear(ops::Linear& linear, Format format) {
-    if (!linear.weight.defined() || linear.scales.defined()) return;
-    at::Tensor source = linear.weight.contiguous();
-    if (source.scalar_type() != at::kBFloat16) source = source.to(at::kFloat);
-    const std::int64_t rows = source.size(0), cols = source.size(1);
-    const kernels::Weights from = ops::kernel_weights({source}, cols);
-    ops::Linear quantized = linear;
-    quantized.weight = at::empty({rows, kernels::row_bytes(format, cols)}, format == Format::int8 ? at::kChar : at::kByte);
-    quantized.scales = format == Format::int8 ? at::empty({rows}, at::kFloat) : at::empty({rows, 2, kernels::int4_groups(cols)}, at::kBFloat16);
-    void *values = quantized.weight.mutable_data_ptr(), *scales = quantized.scales.mutable_data_ptr();
-    constexpr std::int64_t rows_a_piece = 16;
-    ops::share_work((rows + rows_a_piece - 1) / rows_a_piece, [&](std::int64_t piece) {
-        kernels::quantize(from, piece * rows_a_piece, std::min(rows, (piece + 1) * rows_a_piece), format, values, scales);
-    });
-    linear = std::move(quantized);
+    if (linear.weight.defined() && !linear.scales.defined()) linear = ops::quantized(linear, format);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 #define HWY_TARGET_INCLUDE "kernels/gemm.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every target
 
-#include "kernels/bf16-inl.h"
+#include "kernels/tile-inl.h"
 
 #include <hwy/aligned_allocator.h>
 #include <hwy/highway.h>
@@ -48,11 +48,7 @@ namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// A tile of results in registers: rows of a by two vectors of columns of b.
-constexpr int tile_rows = hn::MaxLanes(F32()) >= 16 ? 12 : 6;
-constexpr std::int64_t max_tile = tile_rows * 2 * static_cast<std::int64_t>(hn::MaxLanes(F32()));
-
-HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F32())); }
+constexpr std::int64_t max_tile = rows_at_once * 2 * static_cast<std::int64_t>(hn::MaxLanes(F32()));
 
 template <class T>
 HWY_INLINE void copy_widened(const T* from, std::int64_t count, float* to) {
@@ -75,7 +71,7 @@ HWY_INLINE void copy_neighbours(const T* from, float* to) {
     for (int r = 0; r < count; ++r) to[r] = widen(from[r]);
 }
 
-// Rows [first, first + rows) and columns [k0, k0 + depth) of a, in strips of tile_rows. Strips of a transposed factor are [depth, rows],
+// Rows [first, first + rows) and columns [k0, k0 + depth) of a, in strips of rows_at_once. Strips of a transposed factor are [depth, rows],
 // the others [rows, depth]: either way memory is read as it lies.
 void pack_a(const Factor& a, std::int64_t first, std::int64_t rows, std::int64_t k0, std::int64_t depth, float* out) {
     if (!a.transposed) {
@@ -85,7 +81,7 @@ void pack_a(const Factor& a, std::int64_t first, std::int64_t rows, std::int64_t
     for (std::int64_t k = 0; k < depth; ++k)
         with_row(a, k0 + k, [&](const auto* row) {
             std::int64_t i = 0;
-            for (; i + tile_rows <= rows; i += tile_rows) copy_neighbours<tile_rows>(row + first + i, out + i * depth + k * tile_rows);
+            for (; i + rows_at_once <= rows; i += rows_at_once) copy_neighbours<rows_at_once>(row + first + i, out + i * depth + k * rows_at_once);
             for (std::int64_t r = 0; r < rows - i; ++r) out[i * depth + k * (rows - i) + r] = widen(row[first + i + r]);
         });
 }
@@ -120,7 +116,7 @@ HWY_INLINE void turn_four(const T* const (&columns)[4], std::int64_t k, float* t
 // Columns [j0, j0 + count) of steps [k0, k0 + depth) of a factor whose columns are rows in memory.
 template <class T>
 HWY_INLINE void pack_turned(const Factor& b, const auto& row_of, std::int64_t k0, std::int64_t depth, std::int64_t j0, std::int64_t count, float* panel) {
-    const std::int64_t width = 2 * lanes();
+    const std::int64_t width = tile_width();
     std::int64_t t = 0;
     for (; t + 4 <= count; t += 4) {
         const T* const columns[4] = {row_of(b, j0 + t) + k0, row_of(b, j0 + t + 1) + k0, row_of(b, j0 + t + 2) + k0, row_of(b, j0 + t + 3) + k0};
@@ -137,7 +133,7 @@ HWY_INLINE void pack_turned(const Factor& b, const auto& row_of, std::int64_t k0
 
 // Rows [k0, k0 + depth) of columns [j0, j0 + count) of b, in panels [depth, two vectors], the last filled up with zeros.
 void pack_b(const Factor& b, std::int64_t k0, std::int64_t depth, std::int64_t j0, std::int64_t count, float* out) {
-    const std::int64_t width = 2 * lanes(), whole = count / width * width;
+    const std::int64_t width = tile_width(), whole = count / width * width;
     if (whole < count) std::fill(out + whole * depth, out + (whole + width) * depth, 0.0f);
     if (b.transposed) {
         for (std::int64_t j = 0; j < count; j += width) {
@@ -160,37 +156,6 @@ void pack_b(const Factor& b, std::int64_t k0, std::int64_t depth, std::int64_t j
         });
 }
 
-// R rows of a strip times a panel, into out, whose rows are `stride` apart; added to what is there when `add`.
-template <int R, bool turned, bool add>
-HWY_INLINE void tile(const float* HWY_RESTRICT a, std::int64_t depth, const float* HWY_RESTRICT panel, float* HWY_RESTRICT out, std::int64_t stride) {
-    const F32 d;
-    VF low[R], high[R];
-    for (int r = 0; r < R; ++r) {
-        low[r] = add ? hn::LoadU(d, out + r * stride) : hn::Zero(d);
-        high[r] = add ? hn::LoadU(d, out + r * stride + lanes()) : hn::Zero(d);
-    }
-    for (std::int64_t k = 0; k < depth; ++k) {
-        const VF first = hn::Load(d, panel + k * 2 * lanes()), second = hn::Load(d, panel + k * 2 * lanes() + lanes());
-        for (int r = 0; r < R; ++r) {
-            const VF value = hn::Set(d, turned ? a[k * R + r] : a[r * depth + k]);
-            low[r] = hn::MulAdd(value, first, low[r]);
-            high[r] = hn::MulAdd(value, second, high[r]);
-        }
-    }
-    for (int r = 0; r < R; ++r) {
-        hn::StoreU(low[r], d, out + r * stride);
-        hn::StoreU(high[r], d, out + r * stride + lanes());
-    }
-}
-
-template <int R>
-HWY_INLINE void tile(bool turned, bool add, const float* a, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
-    if (turned)
-        add ? tile<R, true, true>(a, depth, panel, out, stride) : tile<R, true, false>(a, depth, panel, out, stride);
-    else
-        add ? tile<R, false, true>(a, depth, panel, out, stride) : tile<R, false, false>(a, depth, panel, out, stride);
-}
-
 // The last rows of a block, fewer than a tile has.
 template <int R>
 HWY_INLINE void last_rows(std::int64_t rows, bool turned, bool add, const float* a, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
@@ -202,16 +167,16 @@ HWY_INLINE void last_rows(std::int64_t rows, bool turned, bool add, const float*
 
 // All rows of a packed block times a panel, of whose columns `count` are real.
 void block_times_panel(const float* a, std::int64_t rows, bool turned, std::int64_t depth, const float* panel, std::int64_t count, bool add, float* out, std::int64_t stride) {
-    const std::int64_t width = 2 * lanes();
+    const std::int64_t width = tile_width();
     alignas(64) float edge[max_tile];
-    for (std::int64_t i = 0; i < rows; i += tile_rows) {
-        const std::int64_t r = std::min<std::int64_t>(tile_rows, rows - i);
+    for (std::int64_t i = 0; i < rows; i += rows_at_once) {
+        const std::int64_t r = std::min<std::int64_t>(rows_at_once, rows - i);
         const bool whole = count == width;
         float* to = whole ? out + i * stride : edge;
         const std::int64_t step = whole ? stride : width;
         if (!whole && add)
             for (std::int64_t row = 0; row < r; ++row) std::copy_n(out + (i + row) * stride, count, edge + row * width);
-        last_rows<tile_rows>(r, turned, add, a + i * depth, depth, panel, to, step);
+        last_rows<rows_at_once>(r, turned, add, a + i * depth, depth, panel, to, step);
         if (!whole)
             for (std::int64_t row = 0; row < r; ++row) std::copy_n(edge + row * width, count, out + (i + row) * stride);
     }
@@ -219,7 +184,7 @@ void block_times_panel(const float* a, std::int64_t rows, bool turned, std::int6
 
 void gemm(const Factor& a, const Factor& b, std::int64_t m, std::int64_t k, std::int64_t n, const Product& c) {
     thread_local Scratch block, panels, sums;
-    const std::int64_t width = 2 * lanes();
+    const std::int64_t width = tile_width();
     const bool direct = c.format == Format::f32;
     for (std::int64_t j0 = 0; j0 < n; j0 += gemm_cols) {
         const std::int64_t cols = std::min(gemm_cols, n - j0), stride = direct ? c.stride : cols;

@@ -2,7 +2,7 @@
 #define HWY_TARGET_INCLUDE "kernels/matmul.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every target
 
-#include "kernels/bf16-inl.h"
+#include "kernels/tile-inl.h"
 
 #include <hwy/highway.h>
 
@@ -40,12 +40,7 @@ namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-
-// A tile of results in registers: rows_at_once weights by two vectors of tokens, beside one weight and the two vectors.
-constexpr int rows_at_once = hn::MaxLanes(F32()) >= 16 ? 12 : 6;
-
-
-std::int64_t panel_width() { return 2 * static_cast<std::int64_t>(hn::Lanes(F32())); }
+std::int64_t panel_width() { return tile_width(); }
 std::int64_t row_multiple() { return rows_at_once; }
 
 template <class T>
@@ -112,37 +107,8 @@ HWY_INLINE void widen_row(const Weights& weights, std::int64_t row, std::int64_t
     }
 }
 
-// R rows of weights, `depth` floats apart, times one panel into out [R, width], added to what is there when `add`.
-template <int R, bool add>
-HWY_INLINE void tile(const float* HWY_RESTRICT weights, std::int64_t depth, const float* HWY_RESTRICT panel, float* HWY_RESTRICT out) {
-    const F32 d;
-    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-    VF low[R], high[R];
-    for (int r = 0; r < R; ++r) {
-        low[r] = add ? hn::LoadU(d, out + r * 2 * lanes) : hn::Zero(d);
-        high[r] = add ? hn::LoadU(d, out + r * 2 * lanes + lanes) : hn::Zero(d);
-    }
-    for (std::int64_t k = 0; k < depth; ++k) {
-        const VF first = hn::Load(d, panel + k * 2 * lanes), second = hn::Load(d, panel + k * 2 * lanes + lanes);
-        for (int r = 0; r < R; ++r) {
-            const VF weight = hn::Set(d, weights[r * depth + k]);
-            low[r] = hn::MulAdd(weight, first, low[r]);
-            high[r] = hn::MulAdd(weight, second, high[r]);
-        }
-    }
-    for (int r = 0; r < R; ++r) {
-        hn::StoreU(low[r], d, out + r * 2 * lanes);
-        hn::StoreU(high[r], d, out + r * 2 * lanes + lanes);
-    }
-}
-
-template <int R>
-HWY_INLINE void tile(bool add, const float* weights, std::int64_t depth, const float* panel, float* out) {
-    add ? tile<R, true>(weights, depth, panel, out) : tile<R, false>(weights, depth, panel, out);
-}
-
 void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step) {
-    const std::int64_t width = panel_width(), rows = end - begin;
+    const std::int64_t width = tile_width(), rows = end - begin;
     float* widened = scratch(static_cast<std::size_t>(rows * std::min(block_depth, weights.cols)));
     for (std::int64_t first = 0; first < weights.cols; first += block_depth) {
         const std::int64_t depth = std::min(block_depth, weights.cols - first);
@@ -151,9 +117,9 @@ void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, cons
             const float* panel = x.panel(p) + first * width;
             float* to = out + p * panel_step;
             std::int64_t row = 0;
-            for (; row + rows_at_once <= rows; row += rows_at_once) tile<rows_at_once>(first > 0, widened + row * depth, depth, panel, to + row * width);
-            for (; row + 4 <= rows; row += 4) tile<4>(first > 0, widened + row * depth, depth, panel, to + row * width);
-            for (; row < rows; ++row) tile<1>(first > 0, widened + row * depth, depth, panel, to + row * width);
+            for (; row + rows_at_once <= rows; row += rows_at_once) tile<rows_at_once>(false, first > 0, widened + row * depth, depth, panel, to + row * width, width);
+            for (; row + 4 <= rows; row += 4) tile<4>(false, first > 0, widened + row * depth, depth, panel, to + row * width, width);
+            for (; row < rows; ++row) tile<1>(false, first > 0, widened + row * depth, depth, panel, to + row * width, width);
         }
     }
 }

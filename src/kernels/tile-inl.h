@@ -1,0 +1,57 @@
+// The heart of every product of matrices here: a tile of results in registers, for whichever target includes this.
+#if defined(MIXWRIGHT_KERNELS_TILE_INL) == defined(HWY_TARGET_TOGGLE)  // once for every target
+#ifdef MIXWRIGHT_KERNELS_TILE_INL
+#undef MIXWRIGHT_KERNELS_TILE_INL
+#else
+#define MIXWRIGHT_KERNELS_TILE_INL
+#endif
+
+#include "kernels/bf16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mixwright::kernels {
+namespace HWY_NAMESPACE {
+
+// Results of so many rows by two vectors of columns are kept, beside one value of a row and the two vectors it meets.
+constexpr int rows_at_once = hn::MaxLanes(F32()) >= 16 ? 12 : 6;
+
+HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F32())); }
+HWY_INLINE std::int64_t tile_width() { return 2 * lanes(); }
+
+// R rows, [R, depth] or, turned, [depth, R], times a panel [depth, tile_width] into out, whose rows are `stride` apart; added to what is
+// there when `add`.
+template <int R, bool turned, bool add>
+HWY_INLINE void tile(const float* HWY_RESTRICT rows, std::int64_t depth, const float* HWY_RESTRICT panel, float* HWY_RESTRICT out, std::int64_t stride) {
+    const F32 d;
+    VF low[R], high[R];
+    for (int r = 0; r < R; ++r) {
+        low[r] = add ? hn::LoadU(d, out + r * stride) : hn::Zero(d);
+        high[r] = add ? hn::LoadU(d, out + r * stride + lanes()) : hn::Zero(d);
+    }
+    for (std::int64_t k = 0; k < depth; ++k) {
+        const VF first = hn::Load(d, panel + k * tile_width()), second = hn::Load(d, panel + k * tile_width() + lanes());
+        for (int r = 0; r < R; ++r) {
+            const VF value = hn::Set(d, turned ? rows[k * R + r] : rows[r * depth + k]);
+            low[r] = hn::MulAdd(value, first, low[r]);
+            high[r] = hn::MulAdd(value, second, high[r]);
+        }
+    }
+    for (int r = 0; r < R; ++r) {
+        hn::StoreU(low[r], d, out + r * stride);
+        hn::StoreU(high[r], d, out + r * stride + lanes());
+    }
+}
+
+template <int R>
+HWY_INLINE void tile(bool turned, bool add, const float* rows, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
+    if (turned)
+        add ? tile<R, true, true>(rows, depth, panel, out, stride) : tile<R, true, false>(rows, depth, panel, out, stride);
+    else
+        add ? tile<R, false, true>(rows, depth, panel, out, stride) : tile<R, false, false>(rows, depth, panel, out, stride);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace mixwright::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif

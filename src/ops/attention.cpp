@@ -68,11 +68,14 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                               (mask.window == 0 || num_keys <= mask.window) && (mask.chunk == 0 || num_keys <= mask.chunk);
     const at::Tensor bias = plain_causal ? at::Tensor() : additive_mask(mask, num_queries, num_keys, q);
     const at::Tensor keys = group == 1 ? k : k.repeat_interleave(group, 1);
-    const at::Tensor values = group == 1 ? v : v.repeat_interleave(group, 1);
+    at::Tensor values = group == 1 ? v : v.repeat_interleave(group, 1);
+    // Multi-head latent attention has values narrower than keys, for which libtorch's fused kernels are not made: zeros beside them cost
+    // less than all scores in memory.
+    if (!shaped && value_dim < dim) values = at::constant_pad_nd(values, {0, dim - value_dim});
     const at::Tensor attended = shaped ? shaped_attention(q, keys, values, bias, scale, form)
                                        : at::scaled_dot_product_attention(q, keys, values, bias.defined() ? std::optional(bias) : std::nullopt,
                                                                           0.0, plain_causal, scale);
-    return attended.transpose(1, 2).reshape({batch, num_queries, heads * value_dim});
+    return attended.narrow(3, 0, value_dim).transpose(1, 2).reshape({batch, num_queries, heads * value_dim});
 }
 
 }  // namespace mixwright::ops

@@ -1,6 +1,7 @@
 #include "ops/product.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdint>
@@ -8,26 +9,26 @@
 #include <vector>
 
 #include "ops/gemm.h"
-#include "ops/kernel_use.h"
 
 namespace mixwright::ops {
 namespace {
 
-// bf16 that libtorch would multiply slowly.
-bool to_be_widened(const at::Tensor& x) { return x.is_cpu() && !has_fast_products(x.scalar_type()); }
+// bf16 that libtorch would multiply slowly; and f32 in training, whose products are of a size at which libtorch spends a sixth of the
+// time on getting ready. All passes of training do the same, with and without gradients: their sums must agree to the last bit.
+bool by_own_gemm(const at::Tensor& x) { return gemm_applies(x) && (x.scalar_type() != at::kFloat || !c10::InferenceMode::is_enabled()); }
 
-void widened_product_out(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+void gemm_product_out(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
     const GemmCall call{factor_of(a), factor_of(b), a.size(0), a.size(1), b.size(1), product_of(out)};
     run_gemms({&call, 1});
 }
 
-at::Tensor widened_product(const at::Tensor& a, const at::Tensor& b, at::ScalarType result) {
+at::Tensor gemm_product(const at::Tensor& a, const at::Tensor& b, at::ScalarType result) {
     at::Tensor out = at::empty({a.size(0), b.size(1)}, a.options().dtype(result));
-    widened_product_out(out, a, b);
+    gemm_product_out(out, a, b);
     return out;
 }
 
-class WidenedLinear : public torch::autograd::Function<WidenedLinear> {
+class GemmLinear : public torch::autograd::Function<GemmLinear> {
 public:
     static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
         context->save_for_backward({x, weight});
@@ -36,7 +37,7 @@ public:
         shape.back() = weight.size(0);
         const at::Tensor rows = x.reshape({-1, x.size(-1)}).contiguous();
         // Rounded once: a bias is added to sums that are still wide.
-        const at::Tensor y = widened_product(rows, weight.t(), bias ? at::kFloat : x.scalar_type());
+        const at::Tensor y = gemm_product(rows, weight.t(), bias ? at::kFloat : x.scalar_type());
         return (bias ? (y + bias->to(at::kFloat)).to(x.scalar_type()) : y).view(shape);
     }
 
@@ -45,8 +46,8 @@ public:
         const at::Tensor &x = saved[0], &weight = saved[1];
         const at::Tensor gradient = gradients[0].reshape({-1, weight.size(0)}).contiguous();
         at::Tensor d_x, d_weight, d_bias;
-        if (context->needs_input_grad(0)) d_x = widened_product(gradient, weight, x.scalar_type()).view(x.sizes());
-        if (context->needs_input_grad(1)) d_weight = widened_product(gradient.t(), x.reshape({-1, x.size(-1)}).contiguous(), weight.scalar_type());
+        if (context->needs_input_grad(0)) d_x = gemm_product(gradient, weight, x.scalar_type()).view(x.sizes());
+        if (context->needs_input_grad(1)) d_weight = gemm_product(gradient.t(), x.reshape({-1, x.size(-1)}).contiguous(), weight.scalar_type());
         if (context->saved_data["biased"].toBool() && context->needs_input_grad(2)) d_bias = gradient.sum(0, false, at::kFloat).to(x.scalar_type());
         return {d_x, d_weight, d_bias};
     }
@@ -56,16 +57,16 @@ public:
 
 at::Tensor linear_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
     const std::optional<at::Tensor> given = bias.defined() ? std::optional(bias) : std::nullopt;
-    return to_be_widened(x) ? WidenedLinear::apply(x, weight, given) : at::linear(x, weight, given);
+    return by_own_gemm(x) ? GemmLinear::apply(x, weight, given) : at::linear(x, weight, given);
 }
 
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
-    return to_be_widened(a) ? widened_product(a, b, a.scalar_type()) : at::mm(a, b);
+    return by_own_gemm(a) ? gemm_product(a, b, a.scalar_type()) : at::mm(a, b);
 }
 
 void matrix_product_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
-    if (to_be_widened(a))
-        widened_product_out(out, a, b);
+    if (by_own_gemm(a))
+        gemm_product_out(out, a, b);
     else
         at::mm_out(out, a, b);
 }

@@ -1,5 +1,5 @@
-// Matrix products at the speed of the CPU's arithmetic: libtorch's, and where those of bf16 are slow our own (ops/gemm.h), whose sums
-// are f32 and rounded once. What autograd keeps stays narrow.
+// Matrix products at the speed of the CPU's arithmetic: libtorch's, or our own (ops/gemm.h) where those of bf16 are slow, and for f32 in
+// training. Our own sums are f32 and rounded once; what autograd keeps stays narrow.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -31,6 +31,21 @@ TEST(Product, LinearInBf16HasTheValuesAndGradientsOfF32) {
     }
 }
 
+TEST(Product, LinearInF32AgreesWithLibtorch) {
+    at::manual_seed(2);
+    const at::Tensor x = at::randn({5, 40, 96}).requires_grad_(), weight = at::randn({70, 96}).requires_grad_(), bias = at::randn({70}).requires_grad_(), g = at::randn({5, 40, 70});
+    const auto again = [](const at::Tensor& t) { return t.detach().clone().requires_grad_(); };
+    const at::Tensor tx = again(x), tw = again(weight), tb = again(bias), y = linear_product(x, weight, bias), truth = at::linear(tx, tw, tb);
+    EXPECT_LT(worst(y, truth), 1e-5);
+    y.backward(g);
+    truth.backward(g);
+    EXPECT_LT(worst(x.grad(), tx.grad()), 1e-5);
+    EXPECT_LT(worst(weight.grad(), tw.grad()), 1e-5);
+    EXPECT_LT(worst(bias.grad(), tb.grad()), 1e-5);
+    const at::NoGradGuard guard;
+    EXPECT_TRUE(at::equal(linear_product(x, weight, bias), y));  // a pass that needs no gradients has the same sums
+}
+
 TEST(Product, WeightsThatAreNotTrainedGetNoGradient) {
     const at::Tensor x = random({5, 8}).requires_grad_(), weight = random({4, 8});
     linear_product(x, weight).sum().backward();

@@ -26,7 +26,7 @@ std::string millions(std::int64_t count) { return fmt::format("{:.1f} M", static
 namespace {
 
 // What the layers' experts share and what that can do for speed; empty without figures.
-std::string sharing_summary(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers) {
+std::string sharing_summary(const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<ZippedLayer>& layers) {
     TypedShares mean{.read = 0, .read_apart = 0};
     for (const ZippedLayer& layer : layers) {
         if (!layer.typed) return "";
@@ -36,7 +36,7 @@ std::string sharing_summary(const arch::ModelSpec& from, const std::vector<Zippe
         mean.shared += share * layer.typed->shared;
         mean.partner += share * layer.typed->partner;
     }
-    const double bound = speed_bound(from, layers, true), apart = speed_bound(from, layers, false);
+    const double bound = speed_bound(from, to, layers, true), apart = speed_bound(from, to, layers, false);
     return fmt::format("Neurons: {} dropped, {} private, {} shared. The partner of an active expert is active with p = {:.2f}. Where time is the bytes of weights "
                        "read, a token takes at best 1/{:.3f} of the time; sharing alone is worth a factor of {:.4f}.",
                        percent(mean.dropped), percent(mean.kept_private), percent(mean.shared), mean.partner, bound, bound / apart);
@@ -44,14 +44,14 @@ std::string sharing_summary(const arch::ModelSpec& from, const std::vector<Zippe
 
 }  // namespace
 
-std::string zip_table(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers) {
+std::string zip_table(const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<ZippedLayer>& layers) {
     std::string table = fmt::format("{:>5}  {:>17}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", "layer", "tokens an expert", "kept", "error", "unfitted", "recovered", "chosen");
     for (const ZippedLayer& layer : layers) {
         const std::string tokens = fmt::format("{} / {}", *std::ranges::min_element(layer.tokens), median(layer.tokens));
         table += fmt::format("{:>5}  {:>17}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", layer.layer, tokens, percent(layer.kept), percent(layer.error), percent(layer.unfitted_error),
                              std::isfinite(layer.recovery_error) ? percent(1 - layer.recovery_error) : "-", printable(layer.note, 60));
     }
-    const std::string summary = sharing_summary(from, layers);
+    const std::string summary = sharing_summary(from, to, layers);
     return table + (summary.empty() ? "" : summary + "\n") + "(least and median tokens; share of the experts' bytes; squared error of the block's output on held-out tokens, relative, after and before the refit;\n"
                    " how much of a source expert's own output its successor gives back)\n\n";
 }
@@ -78,7 +78,7 @@ std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const Zi
     card += "| layer | experts' bytes kept | error on held-out tokens | chosen |\n|---|---|---|---|\n";
     for (const ZippedLayer& layer : layers)
         card += fmt::format("| {} | {} | {} | {} |\n", layer.layer, percent(layer.kept), percent(layer.error), printable(layer.note));
-    if (const std::string summary = sharing_summary(model.spec, layers); !summary.empty()) card += "\n" + summary + "\n";
+    if (const std::string summary = sharing_summary(model.spec, plan.spec, layers); !summary.empty()) card += "\n" + summary + "\n";
     return card + "\n(squared error of the MoE block's output, relative)\n";
 }
 

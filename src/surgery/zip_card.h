@@ -11,8 +11,8 @@
 
 namespace mixwright::surgery {
 
-/// A line a layer: tokens an expert, errors of the block's output, what was chosen; then what sharing can do for speed. `from`: the original.
-std::string zip_table(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers);
+/// A line a layer: tokens an expert, errors of the block's output, what was chosen; then what sharing can do for speed. `from`: the original, `to`: what was made of it.
+std::string zip_table(const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<ZippedLayer>& layers);
 
 /// README.md of the result, which will be called `name`.
 std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,

@@ -42,10 +42,10 @@ std::map<std::string, TensorRole> made_tensors(const arch::ModelSpec& spec, std:
 
 std::filesystem::path layer_file(const std::filesystem::path& workplace, std::int64_t layer) { return workplace / fmt::format("layer-{:05}.safetensors", layer); }
 
-double speed_bound(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers, bool shared) {
+double speed_bound(const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<ZippedLayer>& layers, bool shared) {
     double read = 0;
     for (const ZippedLayer& layer : layers) {
-        if (!layer.typed) return 1;
+        if (!layer.typed) return static_cast<double>(from.num_active_parameters()) / static_cast<double>(to.num_active_parameters());
         read += (shared ? layer.typed->read : layer.typed->read_apart) / static_cast<double>(layers.size());
     }
     const double experts = static_cast<double>(3 * from.top_k * from.expert_width * from.hidden_size * std::ssize(layers)) / static_cast<double>(from.num_active_parameters());

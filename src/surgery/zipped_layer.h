@@ -40,8 +40,8 @@ bool is_made(arch::TensorRole role);
 /// Where a layer's new weights wait.
 std::filesystem::path layer_file(const std::filesystem::path& workplace, std::int64_t layer);
 
-/// How much faster at best a token can be computed, when time is the bytes of weights it reads: from the mean of what `layers` say
-/// is read. 1 without figures. `shared` counts rows that two active experts share once.
-double speed_bound(const arch::ModelSpec& from, const std::vector<ZippedLayer>& layers, bool shared);
+/// How much faster at best a token can be computed, when time is the bytes of weights it reads: of layers that say what is read (zipped
+/// ones) from its mean, of others from the active weights of `from` and `to`. `shared` counts rows that two active experts share once.
+double speed_bound(const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<ZippedLayer>& layers, bool shared);
 
 }  // namespace mixwright::surgery

@@ -187,14 +187,14 @@ private:
             io::Json result{{"out", made.out.string()}, {"bytes", made.bytes}, {"parameters", to.num_parameters()},
                             {"active_parameters", to.num_active_parameters()}, {"seconds", seconds}, {"peak_rss_bytes", peak_rss_bytes()},
                             {"method", method_}, {"format", format_}, {"budget", budget_}, {"kept_expert_bytes", surgery::kept_expert_bytes(from, to)},
-                            {"speed_bound", surgery::speed_bound(from, layers, true)}, {"speed_bound_apart", surgery::speed_bound(from, layers, false)},
+                            {"speed_bound", surgery::speed_bound(from, to, layers, true)}, {"speed_bound_apart", surgery::speed_bound(from, to, layers, false)},
                             {"layers", by_layer}};
             if (made.healed) result["heal"] = heal_json(*made.healed);
             fmt::print("{}\n", result.dump());
             return;
         }
         if (common.quiet) return;
-        fmt::print("{}", surgery::zip_table(from, layers));
+        fmt::print("{}", surgery::zip_table(from, to, layers));
         fmt::print("{}: {:.1f} M parameters ({:.1f} M before), {:.1f} M active ({:.1f} M), {:.1f} MB in {:.1f} s, peak memory {:.0f} MB\n", made.out.string(),
                    static_cast<double>(to.num_parameters()) / 1e6, static_cast<double>(from.num_parameters()) / 1e6,
                    static_cast<double>(to.num_active_parameters()) / 1e6, static_cast<double>(from.num_active_parameters()) / 1e6,

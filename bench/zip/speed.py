@@ -6,23 +6,15 @@ Every model is measured in every round, one after another; medians are shown. `b
 bytes of weights it reads."""
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from run import run
 
 FORMS = {"neuron, keep 0.75": ["--method", "neuron", "--keep", 0.75], "neuron, keep 0.5": ["--method", "neuron", "--keep", 0.5],
          "typed, zipped, keep 0.75": ["--method", "typed", "--format", "zipped", "--keep", 0.75],
          "typed, zipped, keep 0.5": ["--method", "typed", "--format", "zipped", "--keep", 0.5]}
-
-
-def run(*command):
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
 
 
 def main():
@@ -40,12 +32,12 @@ def main():
             models, bounds = {"original": moe}, {"original": (1, 1)}
             for i, (name, options) in enumerate(FORMS.items()):
                 models[name] = Path(folder) / str(i)
-                made = run(arguments.binary, "zip", moe, models[name], *data, "--tokens", arguments.tokens, "--ctx", 256, *options, "--json", "--progress", "none")
+                made = run(arguments.binary, "zip", moe, models[name], *data, "--tokens", arguments.tokens, "--ctx", 256, *options)
                 bounds[name] = made["speed_bound"], made["speed_bound"] / made["speed_bound_apart"]
             speeds = {name: [] for name in models}
             for _ in range(arguments.rounds):
                 for name, path in models.items():
-                    speeds[name].append(run(arguments.binary, "bench", path, "-p", 512, "-n", 128, "-b", 8, "--threads", arguments.threads, "--json", "--progress", "none"))
+                    speeds[name].append(run(arguments.binary, "bench", path, "-p", 512, "-n", 128, "-b", 8, "--threads", arguments.threads))
             median = {name: [statistics.median(one[f"{what}_tokens_per_second"] for one in runs) for what in ("prefill", "decode")] for name, runs in speeds.items()}
             print(f"\n{moe.name}\n\n| | prefill, tokens/s | ratio | decode, tokens/s | ratio | bound | of it by sharing |\n|---|--:|--:|--:|--:|--:|--:|")
             for name, (prefill, decode) in median.items():

@@ -4,10 +4,10 @@
 
 #include "kernels/tile-inl.h"
 
-#include <hwy/aligned_allocator.h>
 #include <hwy/highway.h>
 
 #include "kernels/gemm.h"
+#include "kernels/scratch.h"
 
 #include <algorithm>
 
@@ -18,22 +18,6 @@ namespace mixwright::kernels {
 // As in BLIS: a block of b [gemm_depth, gemm_cols] lies packed in the outer caches, a block of a [gemm_rows, gemm_depth] in the second,
 // and one panel of b after another, two vectors wide, comes to the first.
 constexpr std::int64_t gemm_depth = 256, gemm_cols = 512;
-
-// f32 memory of one thread that keeps its size between calls.
-class Scratch {
-public:
-    float* of(std::int64_t count) {
-        if (count > capacity_) {
-            memory_ = hwy::AllocateAligned<float>(static_cast<std::size_t>(count));
-            capacity_ = count;
-        }
-        return memory_.get();
-    }
-
-private:
-    hwy::AlignedFreeUniquePtr<float[]> memory_;
-    std::int64_t capacity_ = 0;
-};
 
 inline const float* row_f32(const Factor& f, std::int64_t i) { return static_cast<const float*>(f.values) + (f.row_of == nullptr ? i : f.row_of[i]) * f.stride; }
 inline const std::uint16_t* row_bf16(const Factor& f, std::int64_t i) {

@@ -8,6 +8,7 @@
 
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
+#include "kernels/scratch.h"
 
 #include <algorithm>
 #include <bit>
@@ -20,17 +21,6 @@ namespace mixwright::kernels {
 // The depth of one pass: a panel of it stays in the first or second cache, whatever K is.
 constexpr std::int64_t block_depth = 512;
 constexpr std::int64_t tile_bytes = 128 << 10;  // of widened weights
-
-// f32 memory of one thread that keeps its size between calls.
-inline float* scratch(std::size_t count) {
-    thread_local std::size_t capacity = 0;
-    thread_local hwy::AlignedFreeUniquePtr<float[]> memory;
-    if (capacity < count) {
-        memory = hwy::AllocateAligned<float>(count);
-        capacity = count;
-    }
-    return memory.get();
-}
 
 }  // namespace mixwright::kernels
 #endif
@@ -109,7 +99,8 @@ HWY_INLINE void widen_row(const Weights& weights, std::int64_t row, std::int64_t
 
 void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step) {
     const std::int64_t width = tile_width(), rows = end - begin;
-    float* widened = scratch(static_cast<std::size_t>(rows * std::min(block_depth, weights.cols)));
+    thread_local Scratch scratch;
+    float* widened = scratch.of(rows * std::min(block_depth, weights.cols));
     for (std::int64_t first = 0; first < weights.cols; first += block_depth) {
         const std::int64_t depth = std::min(block_depth, weights.cols - first);
         for (std::int64_t row = 0; row < rows; ++row) widen_row(weights, begin + row, first, depth, widened + row * depth);

@@ -17,6 +17,7 @@
 #include "progress.h"
 #include "surgery/calibration_stream.h"
 #include "surgery/layer_shares.h"
+#include "surgery/neuron_choice.h"
 
 namespace mixwright::surgery {
 namespace {
@@ -70,12 +71,11 @@ private:
         const model::MoeWeights block = placed(weights.moe, {at::kFloat, at::kCPU});
 
         ZippedLayer report{.layer = layer, .tokens = routed.counts(model_.spec.num_experts)};
-        for (std::int64_t e = 0; e < model_.spec.num_experts; ++e)
-            if (routed.of(e).num_fit < model_.spec.expert_width) ++report.starved;
-
         ZipOptions options = options_;
         options.keep = shares_[static_cast<std::size_t>(layer)];
         const ZipContext context{model_.spec, plan_.spec, block, routed, options, layer, gradients_ != nullptr ? gradients_->behind(layer) : at::Tensor()};
+        for (std::int64_t e = 0; e < model_.spec.num_experts; ++e)
+            if (starved(context, e)) ++report.starved;
         const bool zipped = options.format == ZipFormat::zipped;
         const bool all_kept = zipped ? options.keep == 1 : plan_.spec.num_experts == model_.spec.num_experts && plan_.spec.expert_width == model_.spec.expert_width;
         MadeBlock made = all_kept ? all_of(block) : make_block(context);

@@ -1,6 +1,7 @@
 #include "verbs/model_options.h"
 
 #include "model/quantize.h"
+#include "verbs/resource_use.h"
 
 namespace mixwright::verbs {
 
@@ -19,6 +20,7 @@ void declare_streaming(CLI::App& app, ModelOptions& options) {
 model::Model load_model(const CommonOptions& common, arch::OpenModel files, const ModelOptions& options, const std::string& default_dtype) {
     const auto format = model::quantization(options.quant);
     const model::Placement placement = placement_for(common, files, default_dtype);
+    release_startup_memory();
     if (options.stream_layers) return model::stream_model(std::move(files), placement);
     model::Model model = model::load_model(std::move(files), placement);
     if (format) model::quantize(model, *format);

@@ -1,8 +1,14 @@
 #include "verbs/resource_use.h"
 
+#include <link.h>
+#include <malloc.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <cstdint>
 #include <fstream>
+#include <span>
 #include <string>
 
 namespace mixwright::verbs {
@@ -16,6 +22,21 @@ std::uint64_t peak_rss_bytes() {
     rusage usage{};
     ::getrusage(RUSAGE_SELF, &usage);
     return static_cast<std::uint64_t>(usage.ru_maxrss) * kibi;
+}
+
+void release_startup_memory() {
+    ::malloc_trim(0);
+    const auto release_code = [](dl_phdr_info* object, std::size_t, void*) {
+        const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+        for (const ElfW(Phdr)& segment : std::span(object->dlpi_phdr, object->dlpi_phnum)) {
+            // Pages that are never written are read from the file again when they are asked for; all others would be lost.
+            if (segment.p_type != PT_LOAD || (segment.p_flags & PF_X) == 0 || (segment.p_flags & PF_W) != 0) continue;
+            const std::uintptr_t begin = (object->dlpi_addr + segment.p_vaddr) / page * page, end = object->dlpi_addr + segment.p_vaddr + segment.p_memsz;
+            ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // NOLINT: an address is all the loader gives
+        }
+        return 0;
+    };
+    ::dl_iterate_phdr(release_code, nullptr);
 }
 
 }  // namespace mixwright::verbs

@@ -1,4 +1,4 @@
-// What this process has used of the machine.
+// The memory of this process.
 #pragma once
 
 #include <cstdint>
@@ -7,5 +7,9 @@ namespace mixwright::verbs {
 
 /// The largest resident memory so far, mapped files included.
 std::uint64_t peak_rss_bytes();
+
+/// Gives back what starting took and running does not need: freed memory that malloc keeps (a parsed tokenizer leaves much), and the pages of
+/// code that only static constructors ran; libtorch registers thousands of operators. What of it is needed after all comes back from the file cache.
+void release_startup_memory();
 
 }  // namespace mixwright::verbs

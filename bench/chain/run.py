@@ -1,13 +1,15 @@
 """Chaining experts against not chaining them, at equal compute, on held-out text:
 
-    run.py BINARY [--forms moe,stream2,...] [--steps 450] [--seeds 3] [--hidden 256] [--experts 16] [--texts DIR]
+    run.py BINARY [--forms moe,stream2,ref-coe:experts=48,...] [--base FORM] [--steps 450] [--seeds 3] [--hidden 256] [--experts 16] [--texts DIR]
 
 Every form is trained from scratch by `mixwright train` on the texts of the zoo (tools/zoo/texts.py) with the same batches; a token
-costs the same number of expert products in each: iterations times top_k is 4 (or --budget). Runs that are done are kept in
+costs the same number of expert products in each: iterations times top_k is 4 (or --budget). `:experts=N`, `:layers=N` or `:budget=N` behind a form
+gives it other sizes than the rest. Differences are to --base (the first form), seed by seed. Runs that are done are kept in
 build/bench/chain and not repeated, so that longer lists and more seeds add to a table. Prints and writes table.md and curves.html.
 """
 
 import argparse
+import copy
 import json
 import math
 import resource
@@ -36,6 +38,28 @@ FORMS = {
 }
 
 
+SIZES = ("experts", "layers", "budget")
+
+
+def with_sizes(form, options):
+    """The name of a form in FORMS and the options, with what stands behind its name."""
+    name, *sizes = form.split(":")
+    options = copy.copy(options)
+    for size in sizes:
+        key, _, value = size.partition("=")
+        if key not in SIZES or not value.isdigit():
+            raise SystemExit(f"{form}: behind a form stands {', '.join(f':{s}=N' for s in SIZES)}")
+        setattr(options, key, int(value))
+    if name not in FORMS:
+        raise SystemExit(f"unknown form {name}; known: {', '.join(FORMS)}")
+    return name, options
+
+
+def described(form):
+    name, *sizes = form.split(":")
+    return ", ".join([FORMS[name][2], *(size.replace("=", " ") for size in sizes)])
+
+
 def config_of(form, options):
     iterations, changes, _ = FORMS[form]
     if options.budget % iterations:
@@ -50,6 +74,7 @@ def config_of(form, options):
 
 
 def train(form, seed, options):
+    form, options = with_sizes(form, options)
     name = f"{form}-h{options.hidden}-l{options.layers}-e{options.experts}-b{options.budget}-n{options.steps}-s{seed}"
     out = options.out / name
     report = options.out / f"{name}.json"
@@ -85,14 +110,14 @@ def interval(values):
 def table(rows, options):
     lines = [f"{options.steps} steps of {8 * options.length} tokens, hidden {options.hidden}, {options.layers} layers, {options.experts} experts, "
              f"{options.budget} expert products a token and layer, {options.seeds} seeds. Held-out loss in nats.", "",
-             "| form | what | loss | difference to moe | parameters | CPU s | peak MB |", "|---|---|---|---|---|---|---|"]
-    base = [row["eval_loss_after"] for row in rows.get("moe", [])]
+             f"| form | what | loss | difference to {options.base} | parameters | CPU s | peak MB |", "|---|---|---|---|---|---|---|"]
+    base = [row["eval_loss_after"] for row in rows[options.base]]
     for form, runs in rows.items():
         losses = [row["eval_loss_after"] for row in runs]
         mean, half = interval(losses)
-        gap = interval([a - b for a, b in zip(losses, base)]) if base and form != "moe" else None
+        gap = interval([a - b for a, b in zip(losses, base)]) if form != options.base else None
         shown = "" if gap is None else f"{gap[0]:+.4f}" + ("" if math.isnan(gap[1]) else f" ± {gap[1]:.4f}")
-        lines.append(f"| {form} | {FORMS[form][2]} | {mean:.4f}{'' if math.isnan(half) else f' ± {half:.4f}'} | {shown} | {runs[0]['parameters'] / 1e6:.2f} M | "
+        lines.append(f"| {form} | {described(form)} | {mean:.4f}{'' if math.isnan(half) else f' ± {half:.4f}'} | {shown} | {runs[0]['parameters'] / 1e6:.2f} M | "
                      f"{statistics.mean(row['cpu_seconds'] for row in runs):.0f} | {max(row['peak_rss_bytes'] for row in runs) / 1e6:.0f} |")
     return "\n".join(lines) + "\n"
 
@@ -116,6 +141,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary", type=Path)
     parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--base", help="the form that the others are compared with (default: the first)")
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=256)
@@ -130,18 +156,21 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "build/bench/chain")
     options = parser.parse_args()
     options.binary, options.texts = options.binary.resolve(), options.texts.resolve()
-    unknown = set(options.forms.split(",")) - set(FORMS)
-    if unknown:
-        parser.error(f"unknown forms {', '.join(unknown)}; known: {', '.join(FORMS)}")
+    forms = options.forms.split(",")
+    options.base = options.base or forms[0]
+    for form in forms:
+        config_of(*with_sizes(form, options))
+    if options.base not in forms:
+        parser.error(f"--base {options.base}: not among --forms")
     if not (options.texts / "train.jsonl").exists():
         parser.error(f"{options.texts}: no texts there; make them with `make zoo` or tools/zoo/texts.py")
     options.out.mkdir(parents=True, exist_ok=True)
     rows = {}
     # A seed of every form before the next seed: a table can be had early.
     for seed in range(options.seeds):
-        for form in options.forms.split(","):
+        for form in forms:
             rows.setdefault(form, []).append(train(form, seed, options))
-            print(f"{form:<18} seed {seed}: held-out loss {rows[form][-1]['eval_loss_after']:.4f}, {rows[form][-1]['cpu_seconds']:.0f} CPU s", flush=True)
+            print(f"{form:<26} seed {seed}: held-out loss {rows[form][-1]['eval_loss_after']:.4f}, {rows[form][-1]['cpu_seconds']:.0f} CPU s", flush=True)
     text = table(rows, options)
     (options.out / "table.md").write_text(text)
     (options.out / "curves.html").write_text(curves(rows))

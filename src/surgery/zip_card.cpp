@@ -82,8 +82,7 @@ std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const Zi
     return card + "\n(squared error of the MoE block's output, relative)\n";
 }
 
-io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
-                         double expert_share) {
+io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers) {
     double width_share = static_cast<double>(plan.spec.expert_width) / static_cast<double>(original.expert_width);
     if (options.format == ZipFormat::zipped && !layers.empty() && layers.front().typed) {
         width_share = 0;  // of unequal experts: what a token reads of them
@@ -94,8 +93,7 @@ io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, c
     return {{"method", fmt::format("{}{}", zip_method_name(options.method), options.refit ? ", refitted" : "")},
             {"kept_expert_bytes", kept_expert_bytes(original, plan.spec)},
             {"width_share", width_share},
-            // Fewer experts leave a token with as many bytes to read as before.
-            {"speed_bound", 1 / (1 - expert_share * (1 - width_share))},
+            {"speed_bound", speed_bound(original, plan.spec, layers, true)},
             {"parameters_before", original.num_parameters()},
             {"parameters", plan.spec.num_parameters()},
             {"active_parameters_before", original.num_active_parameters()},

@@ -18,8 +18,7 @@ std::string zip_table(const arch::ModelSpec& from, const arch::ModelSpec& to, co
 std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
                      const calibrate::DomainTokens& text, std::string_view name);
 
-/// What the report page draws of it (calibrate/profile.h); `expert_share` is that of the original's active parameters.
-io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers,
-                         double expert_share);
+/// What the report page draws of it (calibrate/profile.h).
+io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers);
 
 }  // namespace mixwright::surgery

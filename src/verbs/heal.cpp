@@ -85,7 +85,8 @@ TrainingOutcome heal(const Healing& healing, const CommonOptions& common) {
     if (data.learn.size() == 0 || data.learn.num_learnt() == 0)
         throw Error(ErrorCode::mismatch, fmt::format("{}: {} tokens to heal it with, not one sequence of {}", healing.out.string(), healing.text.size(), length),
                     "give more text (--data), or a shorter --ctx");
-    const auto card = [&](const TrainingOutcome& outcome) {
+    const auto card = [&](const TrainingOutcome& outcome) -> std::string {
+        if (healing.card.empty()) return {};
         return healing.card + fmt::format("\n## Healed\n\nThen distilled from the mixture it was made of ({}, {:.2f} M weights) for {} steps of {} tokens. The recipe is in "
                                           "`train_recipe.yml`, the loss of every step in `train_metrics.jsonl` and drawn in `train_curve.html`.\n\n{}",
                                           recipe.trained_parts(), static_cast<double>(outcome.trained_parameters) / 1e6, outcome.result.steps,

@@ -40,7 +40,7 @@ struct Healing {
     HealSettings settings;                        // but for the student, which waits in unhealed_path(out)
     std::filesystem::path out;
     data::TokenStream text, judge;                // to learn from; to judge by, not among it
-    std::string card;                             // README.md of the student
+    std::string card;                             // README.md of the student; empty for none
     std::vector<checkpoint::OutputFile> files;    // more that belong to it, beside weights, config and tokenizer
     checkpoint::WriteOptions write;
 };

@@ -19,7 +19,7 @@
 #include "verbs/heal.h"
 #include "verbs/model_options.h"
 #include "verbs/resource_use.h"
-#include "verbs/split_lessons.h"
+#include "verbs/lessons.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -61,10 +61,10 @@ public:
         checkpoint::check_output(out_, {moe.checkpoint.path}, 0, write_);
         const model::Placement placement = placement_for(common, moe);
         const std::int64_t context = std::min(context_, moe.spec.max_positions);
-        const std::vector<SplitText> texts = read_split_texts(moe_, data_, moe.spec, {.tokens = tokens_, .heal_tokens = heal_tokens(heal_settings(moe.spec, placement)), .context = context});
+        const std::vector<PartedText> texts = read_parted_texts(moe_, data_, moe.spec, {.tokens = tokens_, .heal_tokens = heal_tokens(heal_settings(moe.spec, placement)), .context = context});
         options_.data_identity = identity_of(texts);
         std::vector<model::StreamedBatch> all;
-        for (const SplitText& text : texts) all.insert(all.end(), text.learn.fit.begin(), text.learn.fit.end());
+        for (const PartedText& text : texts) all.insert(all.end(), text.learn.fit.begin(), text.learn.fit.end());
 
         // A fit measures what it needs itself, on its way through the layers.
         const bool measured = !all.empty() && options_.method != split::Method::fit;

@@ -102,10 +102,11 @@ std::string default_card(const TrainRecipe& recipe, const TrainingOutcome& outco
 
 // The files that tell of the run.
 std::vector<checkpoint::OutputFile> run_records(const TrainRecipe& recipe, const RunFiles& run_files, std::string card, const std::string& name) {
-    return {{"train_recipe.yml", recipe.text},
-            {"train_metrics.jsonl", run_files.metrics()},
-            {"train_curve.html", curve_page(run_files.metrics(), name)},
-            {"README.md", std::move(card)}};
+    std::vector<checkpoint::OutputFile> records{{"train_recipe.yml", recipe.text},
+                                                {"train_metrics.jsonl", run_files.metrics()},
+                                                {"train_curve.html", curve_page(run_files.metrics(), name)}};
+    if (!card.empty()) records.push_back({"README.md", std::move(card)});
+    return records;
 }
 
 std::uint64_t write_merged(const TrainedModel& model, const TrainingSettings& settings, std::vector<checkpoint::OutputFile> base_files,

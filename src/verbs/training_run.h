@@ -33,7 +33,7 @@ struct TrainingSettings {
     std::filesystem::path out;            // from io::output_path()
     checkpoint::WriteOptions write;
     std::optional<TrainingData> data;     // in place of what the recipe names
-    std::function<std::string(const TrainingOutcome&)> card;  // README.md; by default that of `train`
+    std::function<std::string(const TrainingOutcome&)> card;  // README.md, none when empty; by default that of `train`
     std::vector<checkpoint::OutputFile> files;  // more that go with a model that is written whole
 };
 

@@ -23,7 +23,7 @@
 #include "verbs/model_options.h"
 #include "verbs/profiled_texts.h"
 #include "verbs/resource_use.h"
-#include "verbs/split_lessons.h"
+#include "verbs/lessons.h"
 #include "verbs/verb_table.h"
 
 namespace mixwright::verbs {
@@ -112,7 +112,7 @@ private:
                                      .hidden_size = model.spec.hidden_size, .dtype = placement.dtype == at::kFloat ? "float32" : "bfloat16"},
                         .out = io::output_path(out_), .write = write_};
         checkpoint::check_output(unhealed_path(healing.out), {model.checkpoint.path}, 0, unhealed_write());
-        const Lessons lessons = lessons_by_text(read_split_texts(model_, data_, model.spec, {.tokens = tokens_, .heal_tokens = heal_tokens(healing.settings), .context = healing.settings.context}), false);
+        const Lessons lessons = lessons_by_text(read_parted_texts(model_, data_, model.spec, {.tokens = tokens_, .heal_tokens = heal_tokens(healing.settings), .context = healing.settings.context}), false);
         healing.text = lessons.heal.front();
         healing.judge = lessons.judged();
         return healing;
@@ -145,7 +145,7 @@ private:
     void write_report(const arch::OpenModel& model, const surgery::ZipPlan& plan, const std::vector<surgery::ZippedLayer>& layers, const model::Placement& placement) const {
         const std::int64_t tokens = std::max<std::int64_t>(64, tokens_ / std::ssize(data_));
         const calibrate::Profile profile = calibrate::profile_model(model, profiled_texts(model_, model, data_, tokens, context_), placement);
-        write_page(report_, calibrate::profile_page(profile, last_name(out_), surgery::zip_report_json(model.spec, plan, options_, layers, profile.expert_share)));
+        write_page(report_, calibrate::profile_page(profile, last_name(out_), surgery::zip_report_json(model.spec, plan, options_, layers)));
     }
 
     calibrate::DomainTokens read_text(const arch::OpenModel& model) const {

@@ -2,7 +2,7 @@
 # Trains the zoo: small mixtures of experts, once, into build/zoo, and prints what they are like. What is there already is kept;
 # an interrupted run goes on.
 #
-#   zoo/run.sh BINARY [NAME...]     names: shared16 many64 up8 chained16
+#   zoo/run.sh BINARY [NAME...]     names: shared16 many64 coarse8 up8 chained16
 #
 # ZOO: the folder to work in. ZOO_DATA: a folder with gsm8k/ and others (texts.py, domains.py). ZOO_THREADS: how many to use.
 set -euo pipefail
@@ -13,7 +13,7 @@ shift
 root=$PWD
 python=$root/build/venv/bin/python
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(shared16 many64 up8 chained16)
+[ ${#names[@]} -gt 0 ] || names=(shared16 many64 coarse8 up8 chained16)
 data=$(realpath -m "${ZOO_DATA:-$(dirname "$root")/shared/data}")
 threads=()
 [ -z "${ZOO_THREADS:-}" ] || threads=(--threads "$ZOO_THREADS")

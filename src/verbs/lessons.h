@@ -1,11 +1,11 @@
-// What each student of a split learns from the texts: all of them, one, or a kind of text that the MoE's experts tell apart.
+// What each student learns from the texts: all of them, one, or a kind of text that the MoE's experts tell apart.
 #pragma once
 
 #include <vector>
 
 #include "split/student.h"
 #include "verbs/split_report.h"
-#include "verbs/split_texts.h"
+#include "verbs/parted_texts.h"
 
 namespace mixwright::verbs {
 
@@ -20,10 +20,10 @@ struct Lessons {
 };
 
 /// One student for all texts, or with `each` one for every text.
-Lessons lessons_by_text(const std::vector<SplitText>& texts, bool each);
+Lessons lessons_by_text(const std::vector<PartedText>& texts, bool each);
 
 /// `count` students, one for each kind of text (split/token_clusters.h). All see all of it, each token counting as much as it is of the
 /// student's kind; what heals and what judges is put to kinds by the window of `context` tokens.
-Lessons lessons_by_kind(const arch::OpenModel& moe, const std::vector<SplitText>& texts, std::int64_t count, std::int64_t context, const model::Placement& placement);
+Lessons lessons_by_kind(const arch::OpenModel& moe, const std::vector<PartedText>& texts, std::int64_t count, std::int64_t context, const model::Placement& placement);
 
 }  // namespace mixwright::verbs

@@ -1,4 +1,4 @@
-#include "verbs/split_lessons.h"
+#include "verbs/lessons.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -18,21 +18,21 @@ void append(data::TokenStream& text, const data::TokenStream& more) {
     text.learn.insert(text.learn.end(), more.learn.begin(), more.learn.end());
 }
 
-data::TokenStream joined(const std::vector<SplitText>& texts, data::TokenStream SplitText::*which) {
+data::TokenStream joined(const std::vector<PartedText>& texts, data::TokenStream PartedText::*which) {
     data::TokenStream all;
-    for (const SplitText& text : texts) append(all, text.*which);
+    for (const PartedText& text : texts) append(all, text.*which);
     return all;
 }
 
-void add_text(split::StudentText& lesson, const SplitText& text) {
+void add_text(split::StudentText& lesson, const PartedText& text) {
     lesson.about += fmt::format("{}{}", lesson.about.empty() ? "" : " and ", text.name);
     lesson.fit.insert(lesson.fit.end(), text.learn.fit.begin(), text.learn.fit.end());
     lesson.held_out.insert(lesson.held_out.end(), text.learn.held_out.begin(), text.learn.held_out.end());
 }
 
-std::vector<JudgeText> judge_texts(const std::vector<SplitText>& texts) {
+std::vector<JudgeText> judge_texts(const std::vector<PartedText>& texts) {
     std::vector<JudgeText> judge;
-    for (const SplitText& text : texts) judge.push_back({text.name, text.judge});
+    for (const PartedText& text : texts) judge.push_back({text.name, text.judge});
     return judge;
 }
 
@@ -62,9 +62,9 @@ data::TokenStream Lessons::judged() const {
     return all;
 }
 
-Lessons lessons_by_text(const std::vector<SplitText>& texts, bool each) {
+Lessons lessons_by_text(const std::vector<PartedText>& texts, bool each) {
     Lessons lessons{.judge = judge_texts(texts), .num_texts = texts.size()};
-    for (const SplitText& text : texts) {
+    for (const PartedText& text : texts) {
         if (each || lessons.fit.empty()) {
             lessons.fit.emplace_back();
             lessons.heal.emplace_back();
@@ -75,14 +75,14 @@ Lessons lessons_by_text(const std::vector<SplitText>& texts, bool each) {
     return lessons;
 }
 
-Lessons lessons_by_kind(const arch::OpenModel& moe, const std::vector<SplitText>& texts, std::int64_t count, std::int64_t context, const model::Placement& placement) {
+Lessons lessons_by_kind(const arch::OpenModel& moe, const std::vector<PartedText>& texts, std::int64_t count, std::int64_t context, const model::Placement& placement) {
     Lessons lessons{.judge = judge_texts(texts), .num_texts = texts.size()};
     split::StudentText all;
-    for (const SplitText& text : texts) add_text(all, text);
+    for (const PartedText& text : texts) add_text(all, text);
     const split::ExpertClusters clusters = split::cluster_experts(moe, all.fit, count, placement);
     const Shares shares = [&](const std::vector<model::StreamedBatch>& batches) { return split::cluster_shares(moe, batches, clusters, count, placement); };
     const std::vector<at::Tensor> fit = shares(all.fit), held_out = shares(all.held_out);
-    const std::vector<data::TokenStream> judge = by_kind(joined(texts, &SplitText::judge), count, context, shares);
+    const std::vector<data::TokenStream> judge = by_kind(joined(texts, &PartedText::judge), count, context, shares);
     for (std::int64_t c = 0; c < count; ++c) {
         split::StudentText& lesson = lessons.fit.emplace_back(all);
         lesson.about += fmt::format(", of it kind {} of {} that the experts tell apart", c, count);
@@ -91,7 +91,7 @@ Lessons lessons_by_kind(const arch::OpenModel& moe, const std::vector<SplitText>
         for (const at::Tensor& share : held_out) lesson.held_out_weights.push_back(share.select(1, c).square());
         if (const data::TokenStream& kind = judge[static_cast<std::size_t>(c)]; kind.size() > 0) lessons.judge.push_back({fmt::format("kind {}", c), kind});
     }
-    lessons.heal = by_kind(joined(texts, &SplitText::heal), count, context, shares);
+    lessons.heal = by_kind(joined(texts, &PartedText::heal), count, context, shares);
     return lessons;
 }
 

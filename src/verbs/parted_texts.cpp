@@ -1,4 +1,4 @@
-#include "verbs/split_texts.h"
+#include "verbs/parted_texts.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -25,8 +25,8 @@ data::TokenStream cut(const data::TokenStream& text, std::int64_t begin, std::in
 
 }  // namespace
 
-std::vector<SplitText> read_split_texts(const std::string& moe, const std::vector<std::string>& files, const arch::ModelSpec& spec, const SplitTextSettings& settings) {
-    std::vector<SplitText> texts;
+std::vector<PartedText> read_parted_texts(const std::string& moe, const std::vector<std::string>& files, const arch::ModelSpec& spec, const PartedTextSettings& settings) {
+    std::vector<PartedText> texts;
     if (files.empty()) return texts;
     const tokenizer::Tokenizer tokenizer = arch::open_tokenizer(moe);
     const data::ChatRenderer render_chat = data::chat_renderer_of(moe);
@@ -40,7 +40,7 @@ std::vector<SplitText> read_split_texts(const std::string& moe, const std::vecto
         // A fifth of what there is, when there is less than was asked for.
         const std::int64_t kept = std::min(judged, total / 5), rest = total - kept;
         if (total < share) info(fmt::format("{}: {} tokens of text, {} were asked for", file, total, share));
-        SplitText one{.name = std::filesystem::path(file).filename().string(), .heal = cut(text, 0, rest), .judge = cut(text, rest, kept)};
+        PartedText one{.name = std::filesystem::path(file).filename().string(), .heal = cut(text, 0, rest), .judge = cut(text, rest, kept)};
         std::vector<tokenizer::TokenId> ids(text.ids.begin(), text.ids.begin() + std::min(share, rest));
         one.learn = calibrate::cut_domain(std::move(ids), {.tokens = share, .context = settings.context}, spec.vocab_size, file);
         texts.push_back(std::move(one));
@@ -48,9 +48,9 @@ std::vector<SplitText> read_split_texts(const std::string& moe, const std::vecto
     return texts;
 }
 
-std::string identity_of(const std::vector<SplitText>& texts) {
+std::string identity_of(const std::vector<PartedText>& texts) {
     io::Sha256 hash;
-    for (const SplitText& text : texts)
+    for (const PartedText& text : texts)
         for (const auto* batches : {&text.learn.fit, &text.learn.held_out})
             for (const model::StreamedBatch& batch : *batches)
                 hash.update(std::as_bytes(std::span(batch.ids.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(batch.ids.numel()))));

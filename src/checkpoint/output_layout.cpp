@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <set>
 
 #include "checked.h"
@@ -48,7 +49,7 @@ void check_content(const OutputTensor& tensor) {
     if (!std::get<Generated>(tensor.content).fill) our_bug(tensor, "has nothing that makes its bytes");
 }
 
-// Tensors in the order of their names, wider elements first: each then begins at a multiple of its element size.
+// Tensors in the order of the plan, wider elements first: each then begins at a multiple of its element size.
 std::string header_text(const OutputPlan& plan, const std::vector<std::size_t>& order) {
     std::string json = R"({"__metadata__":{"format":"pt"})";
     std::uint64_t offset = 0;
@@ -116,11 +117,7 @@ OutputLayout plan_layout(const OutputPlan& plan, std::uint64_t shard_bytes) {
     std::set<std::string> files{"config.json"};
     for (PlannedShard& shard : layout.shards) {
         layout.tensor_bytes = checked_add(layout.tensor_bytes, shard.bytes, "output size");
-        std::ranges::sort(shard.tensors, [&](std::size_t a, std::size_t b) {
-            const TensorInfo &x = plan.tensors[a].info, &y = plan.tensors[b].info;
-            const std::size_t width_x = dtype_bytes(x.dtype), width_y = dtype_bytes(y.dtype);
-            return width_x != width_y ? width_x > width_y : x.name < y.name;
-        });
+        std::ranges::stable_sort(shard.tensors, std::ranges::greater(), [&](std::size_t i) { return dtype_bytes(plan.tensors[i].info.dtype); });
         shard.header = header_text(plan, shard.tensors);
         shard.bytes = checked_add<std::uint64_t>(shard.bytes, shard.header.size(), "shard size");
         layout.bytes = checked_add(layout.bytes, shard.bytes, "output size");

@@ -138,6 +138,28 @@ TEST_F(Writer, generated_tensors_larger_than_the_buffers_arrive_whole) {
     EXPECT_EQ(written->bytes(written->at("owned")).bytes[2], std::byte{3});
 }
 
+// What is computed layer after layer would begin again for each layer that comes too early: by name 10 stands before 2.
+TEST_F(Writer, tensors_are_made_in_the_order_of_the_plan) {
+    constexpr int layers = 12;
+    OutputPlan plan = copy_plan(source);
+    std::vector<int> made;
+    for (int i = 0; i < layers; ++i)
+        plan.tensors.push_back({{"model.layers." + std::to_string(i) + ".w", Dtype::bf16, {2}},
+                                Generated{[&made, i](std::uint64_t, std::span<std::byte> out) {
+                                              std::ranges::fill(out, std::byte(i));
+                                              made.push_back(i);
+                                          },
+                                          "layer"}});
+    write_model(plan, directory / "out", {});
+    ASSERT_EQ(made.size(), static_cast<std::size_t>(layers));
+    EXPECT_TRUE(std::ranges::is_sorted(made));
+    const Checkpoint written = open_checkpoint((directory / "out").string());
+    for (int i = 0; i < layers; ++i) {
+        const TensorBytes bytes = written.tensors->bytes(written.tensors->at("model.layers." + std::to_string(i) + ".w"));
+        EXPECT_TRUE(std::ranges::all_of(bytes.bytes, [i](std::byte b) { return b == std::byte(i); }));
+    }
+}
+
 TEST_F(Writer, an_output_that_exists_is_kept_without_force) {
     write_text(directory / "out/config.json", "mine");
     EXPECT_THAT(refusal(copy_plan(source), directory / "out"), HasSubstr("is there already"));

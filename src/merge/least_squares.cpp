@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -115,10 +116,20 @@ at::Tensor solve(const NormalEquations& equations) {
 
 std::span<const double> ridge_strengths() { return strengths; }
 
-void try_ridges(double weakest, const std::function<bool(double)>& better) {
+void try_ridges(const RidgeSearch& search, const std::function<bool(double)>& better) {
+    if (search.near > 0) {
+        auto at = std::ranges::find_if(strengths, [&](double lambda) { return lambda <= search.near; });
+        if (at == strengths.end()) --at;
+        better(*at);
+        auto weaker = at + 1;
+        while (weaker != strengths.end() && *weaker >= search.weakest && better(*weaker)) ++weaker;
+        if (weaker == at + 1)
+            while (at != strengths.begin() && better(*--at)) {}
+        return;
+    }
     bool improved = false;
     for (int misses = 0; const double lambda : strengths) {
-        if (lambda < weakest || misses == 2) break;
+        if (lambda < search.weakest || misses == 2) break;
         if (better(lambda))
             improved = true, misses = 0;
         else if (improved)
@@ -126,7 +137,7 @@ void try_ridges(double weakest, const std::function<bool(double)>& better) {
     }
 }
 
-RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior, HeldOut then, double weakest) {
+RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior, HeldOut then, const RidgeSearch& search) {
     NormalEquations rows = fit;
     if (then == HeldOut::join) rows.add(held_out);
     RidgeFit best{.lambda = unchosen_strength, .held_out_error = std::numeric_limits<double>::quiet_NaN()};
@@ -134,7 +145,7 @@ RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, 
         const at::Tensor start = prior_or_zeros(prior, fit);
         best.lambda = std::numeric_limits<double>::infinity();
         best.held_out_error = held_out.relative_error(start);
-        try_ridges(weakest, [&](double lambda) {
+        try_ridges(search, [&](double lambda) {
             const double error = held_out.relative_error(solve(fit.pulled_to(prior, lambda)));
             if (!(error < best.held_out_error)) return false;
             best.lambda = lambda, best.held_out_error = error;

@@ -61,9 +61,13 @@ struct RidgeFit {
 
 /// Strengths of the pull that are worth a try, the strongest first.
 std::span<const double> ridge_strengths();
-/// Calls `better`, which says whether a strength does better than all before it, with those not below `weakest`, until two in a row do not:
-/// away from the prior an error on held-out rows falls, then rises.
-void try_ridges(double weakest, const std::function<bool(double lambda)>& better);
+struct RidgeSearch {
+    double weakest = 0;  // strengths below are not tried: a pull that keeps the map near what it was where the data hardly tell
+    double near = 0;     // where the best one is expected (that of the layer below, say): tried first; 0: no idea
+};
+/// Calls `better`, which says whether a strength does better than all before it. Away from the prior an error on held-out rows falls, then
+/// rises: from the strongest down until two in a row do no better, or from `near` on in the direction that does better while it does.
+void try_ridges(const RidgeSearch& search, const std::function<bool(double lambda)>& better);
 
 enum class HeldOut {
     join,  // once the ridge is chosen, held-out rows are fitted to as well: the best map
@@ -72,8 +76,7 @@ enum class HeldOut {
 
 /// Fits on `fit` and keeps the ridge that does best on `held_out` (the prior itself is a candidate).
 /// On the rows it was fitted to the result is never worse than `prior` [n, d] (zeros when undefined), whatever the ridge.
-/// Strengths below `weakest` are not tried: a pull that keeps the map near what it was where the data hardly tell.
 RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior = {}, HeldOut then = HeldOut::join,
-                   double weakest = 0);
+                   const RidgeSearch& search = {});
 
 }  // namespace mixwright::merge

@@ -20,7 +20,7 @@ double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 }  // namespace
 
 // With x = prior + a^T z the penalised problem is (a a^T + strength I) z = y - a prior.
-RidgeFit fit_ridge_by_rows(const Rows& fit, const Rows& held_out, const at::Tensor& prior) {
+RidgeFit fit_ridge_by_rows(const Rows& fit, const Rows& held_out, const at::Tensor& prior, double near) {
     const at::Tensor a = fit.a.to(at::kFloat), held_a = held_out.a.to(at::kFloat), start = prior.to(at::kFloat);
     const at::Tensor left = (fit.y.to(at::kFloat) - at::mm(a, start)).to(at::kDouble), held_left = (held_out.y.to(at::kFloat) - at::mm(held_a, start)).to(at::kDouble);
     const at::Tensor products = at::mm(a, a.t()).to(at::kDouble), held_products = at::mm(held_a, a.t()).to(at::kDouble);
@@ -31,7 +31,7 @@ RidgeFit fit_ridge_by_rows(const Rows& fit, const Rows& held_out, const at::Tens
                   .held_out_error = share(energy(held_left), held_whole)};
     if (trace <= 0) return best;
     at::Tensor best_z, pulled = at::empty_like(products);
-    try_ridges(weakest, [&](double lambda) {
+    try_ridges({.weakest = weakest, .near = near}, [&](double lambda) {
         const double strength = lambda * trace / static_cast<double>(a.size(1));
         pulled.copy_(products).diagonal().add_(strength);
         const at::Tensor z = at::cholesky_solve(left, jittered_cholesky(pulled));

@@ -14,7 +14,7 @@ struct Rows {
 };
 
 /// As fit_ridge(fit, held_out, prior, HeldOut::stay): x [n, d] that makes `fit`'s y of its a, pulled towards `prior` [n, d] with the strength
-/// that does best on `held_out`. The products are computed in f32 and solved in f64. Error(failed) on values that are no numbers.
-RidgeFit fit_ridge_by_rows(const Rows& fit, const Rows& held_out, const at::Tensor& prior);
+/// that does best on `held_out`, looked for from `near` on (RidgeSearch). The products are computed in f32 and solved in f64. Error(failed) on values that are no numbers.
+RidgeFit fit_ridge_by_rows(const Rows& fit, const Rows& held_out, const at::Tensor& prior, double near = 0);
 
 }  // namespace mixwright::merge

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "error.h"
 #include "merge/neuron_selection.h"
@@ -207,13 +208,17 @@ struct Student::State {
         both.add(parts.second);
         if (every > 1) parts = {merge::NormalEquations(0, 0), merge::NormalEquations(0, 0)};
         const at::Tensor prior_nD = prior.t();
-        const std::vector<std::int64_t> kept = merge::select_neurons(both.pulled_to(prior_nD, merge::selection_ridge), options.width).kept;
+        // Added, however many: the inverse that removing them begins with costs more than the steps it saves, and chooses no better.
+        const std::vector<std::int64_t> kept = merge::select_neurons(both.pulled_to(prior_nD, merge::selection_ridge), options.width, merge::Greedy::forward).kept;
         both = merge::NormalEquations(0, 0);
         const at::Tensor index = at::tensor(kept, at::kLong);
         parts = every == 1 ? std::pair(parts.first.of(kept), parts.second.of(kept)) : equations(candidates.of(index.to(candidates.gate.device())), task, like, 1);
-        const merge::RidgeFit ridge = merge::fit_ridge(parts.first, parts.second, prior_nD.index_select(0, index));
+        const merge::RidgeFit ridge = merge::fit_ridge(parts.first, parts.second, prior_nD.index_select(0, index), merge::HeldOut::join, {.near = last_lambda()});
         return {index, ridge.solution.t().contiguous(), ridge.lambda, ridge.error, ridge.held_out_error};
     }
+
+    // Layers want much the same pull: that of the one below is tried first.
+    double last_lambda() const { return report.empty() || !std::isfinite(report.back().lambda) ? 0 : report.back().lambda; }
 
     // All candidates are kept: only the map is fitted.
     Fit fit_by_rows(const Neurons& candidates, const Task& task, const at::Tensor& prior, const ops::Mlp& like) const {
@@ -231,7 +236,7 @@ struct Student::State {
             return all;
         };
         const merge::Rows seen{joined(a[0]), joined(y[0])}, unseen{joined(a[1]), joined(y[1])};
-        const merge::RidgeFit fit = merge::fit_ridge_by_rows(seen, unseen, prior.t());
+        const merge::RidgeFit fit = merge::fit_ridge_by_rows(seen, unseen, prior.t(), last_lambda());
         return {at::arange(candidates.gate.size(0), at::kLong), fit.solution.t().contiguous(), fit.lambda, fit.error, fit.held_out_error};
     }
 

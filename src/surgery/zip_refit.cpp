@@ -84,7 +84,7 @@ BlockRefit refit_block(model::MoeWeights& weights, const calibrate::RoutedLayer&
             merge::NormalEquations fitting(a.size(1), left.size(1)), judging(a.size(1), left.size(1));
             fitting.add(a.narrow(0, 0, num_fit), left.narrow(0, 0, num_fit));
             judging.add(a.narrow(0, num_fit, count - num_fit), left.narrow(0, num_fit, count - num_fit));
-            const at::Tensor fitted = merge::fit_ridge(fitting, judging, down.t(), merge::HeldOut::stay, weakest_pull).solution.t().to(at::kFloat).contiguous();
+            const at::Tensor fitted = merge::fit_ridge(fitting, judging, down.t(), merge::HeldOut::stay, {.weakest = weakest_pull}).solution.t().to(at::kFloat).contiguous();
             residual.index_add_(0, tokens, own - at::linear(a, fitted));
             unit.mlp->down.weight = fitted.to(unit.mlp->down.weight.scalar_type());
         }

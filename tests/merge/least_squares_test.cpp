@@ -95,6 +95,21 @@ TEST(LeastSquares, HeldOutRowsChooseTheRidge) {
     EXPECT_LE(ridge.error, 1.0);
 }
 
+TEST(LeastSquares, FromWhereverTheSearchBeginsItFindsTheSameRidge) {
+    const Data data = noisy(120, 50, 10, 4.0, 8);
+    Data fit{data.a.narrow(0, 0, 96), data.y.narrow(0, 0, 96)}, held_out{data.a.narrow(0, 96, 24), data.y.narrow(0, 96, 24)};
+    const double best = fit_ridge(fit.equations(), held_out.equations()).lambda;
+    EXPECT_LT(best, ridge_strengths().front());
+    for (const double near : ridge_strengths()) EXPECT_EQ(fit_ridge(fit.equations(), held_out.equations(), {}, HeldOut::join, {.near = near}).lambda, best) << near;
+
+    int tried = 0;
+    try_ridges({.near = 1e-2}, [&](double lambda) {
+        ++tried;
+        return lambda == 1e-2;
+    });
+    EXPECT_EQ(tried, 3);  // the best one and its neighbours
+}
+
 TEST(LeastSquares, WithoutDataThePriorStays) {
     const NormalEquations nothing(6, 3);
     const at::Tensor prior = at::randn({6, 3}, at::kDouble);

@@ -142,15 +142,15 @@ void pack_b(const Factor& b, std::int64_t k0, std::int64_t depth, std::int64_t j
 
 // The last rows of a block, fewer than a tile has.
 template <int R>
-HWY_INLINE void last_rows(std::int64_t rows, bool turned, bool add, const float* a, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
+HWY_INLINE void last_rows(std::int64_t rows, bool turned, bool add, const float* a, std::int64_t a_stride, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
     if (rows == R)
-        tile<R>(turned, add, a, depth, panel, out, stride);
+        tile<R>(turned, add, a, a_stride, depth, panel, out, stride);
     else if constexpr (R > 1)
-        last_rows<R - 1>(rows, turned, add, a, depth, panel, out, stride);
+        last_rows<R - 1>(rows, turned, add, a, a_stride, depth, panel, out, stride);
 }
 
-// All rows of a packed block times a panel, of whose columns `count` are real.
-void block_times_panel(const float* a, std::int64_t rows, bool turned, std::int64_t depth, const float* panel, std::int64_t count, bool add, float* out, std::int64_t stride) {
+// All rows of a block, `a_stride` apart (of turned strips: their depth), times a panel, of whose columns `count` are real.
+void block_times_panel(const float* a, std::int64_t a_stride, std::int64_t rows, bool turned, std::int64_t depth, const float* panel, std::int64_t count, bool add, float* out, std::int64_t stride) {
     const std::int64_t width = tile_width();
     alignas(64) float edge[max_tile];
     for (std::int64_t i = 0; i < rows; i += rows_at_once) {
@@ -160,7 +160,7 @@ void block_times_panel(const float* a, std::int64_t rows, bool turned, std::int6
         const std::int64_t step = whole ? stride : width;
         if (!whole && add)
             for (std::int64_t row = 0; row < r; ++row) std::copy_n(out + (i + row) * stride, count, edge + row * width);
-        last_rows<rows_at_once>(r, turned, add, a + i * depth, depth, panel, to, step);
+        last_rows<rows_at_once>(r, turned, add, a + i * a_stride, a_stride, depth, panel, to, step);
         if (!whole)
             for (std::int64_t row = 0; row < r; ++row) std::copy_n(edge + row * width, count, out + (i + row) * stride);
     }
@@ -170,6 +170,7 @@ void gemm(const Factor& a, const Factor& b, std::int64_t m, std::int64_t k, std:
     thread_local Scratch block, panels, sums;
     const std::int64_t width = tile_width();
     const bool direct = c.format == Format::f32;
+    const bool as_it_lies = a.format == Format::f32 && !a.transposed && a.row_of == nullptr;  // nothing to gain by packing: rows are read as in memory
     for (std::int64_t j0 = 0; j0 < n; j0 += gemm_cols) {
         const std::int64_t cols = std::min(gemm_cols, n - j0), stride = direct ? c.stride : cols;
         float* out = direct ? static_cast<float*>(c.values) + j0 : sums.of(m * cols);
@@ -181,10 +182,14 @@ void gemm(const Factor& a, const Factor& b, std::int64_t m, std::int64_t k, std:
             pack_b(b, k0, depth, j0, cols, packed_b);
             for (std::int64_t i0 = 0; i0 < m; i0 += gemm_rows) {
                 const std::int64_t rows = std::min(gemm_rows, m - i0);
-                float* packed_a = block.of(gemm_rows * gemm_depth);
-                pack_a(a, i0, rows, k0, depth, packed_a);
+                const float* rows_of_a = as_it_lies ? row_f32(a, i0) + k0 : nullptr;
+                if (!as_it_lies) {
+                    float* packed = block.of(gemm_rows * gemm_depth);
+                    pack_a(a, i0, rows, k0, depth, packed);
+                    rows_of_a = packed;
+                }
                 for (std::int64_t j = 0; j < cols; j += width)
-                    block_times_panel(packed_a, rows, a.transposed, depth, packed_b + j * depth, std::min(width, cols - j), k0 > 0, out + i0 * stride + j, stride);
+                    block_times_panel(rows_of_a, as_it_lies ? a.stride : depth, rows, a.transposed, depth, packed_b + j * depth, std::min(width, cols - j), k0 > 0, out + i0 * stride + j, stride);
             }
         }
         if (direct) continue;

@@ -108,9 +108,9 @@ void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, cons
             const float* panel = x.panel(p) + first * width;
             float* to = out + p * panel_step;
             std::int64_t row = 0;
-            for (; row + rows_at_once <= rows; row += rows_at_once) tile<rows_at_once>(false, first > 0, widened + row * depth, depth, panel, to + row * width, width);
-            for (; row + 4 <= rows; row += 4) tile<4>(false, first > 0, widened + row * depth, depth, panel, to + row * width, width);
-            for (; row < rows; ++row) tile<1>(false, first > 0, widened + row * depth, depth, panel, to + row * width, width);
+            for (; row + rows_at_once <= rows; row += rows_at_once) tile<rows_at_once>(false, first > 0, widened + row * depth, depth, depth, panel, to + row * width, width);
+            for (; row + 4 <= rows; row += 4) tile<4>(false, first > 0, widened + row * depth, depth, depth, panel, to + row * width, width);
+            for (; row < rows; ++row) tile<1>(false, first > 0, widened + row * depth, depth, depth, panel, to + row * width, width);
         }
     }
 }

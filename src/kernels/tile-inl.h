@@ -18,10 +18,10 @@ constexpr int rows_at_once = hn::MaxLanes(F32()) >= 16 ? 12 : 6;
 HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F32())); }
 HWY_INLINE std::int64_t tile_width() { return 2 * lanes(); }
 
-// R rows, [R, depth] or, turned, [depth, R], times a panel [depth, tile_width] into out, whose rows are `stride` apart; added to what is
-// there when `add`.
+// R rows, [R, depth] and `row_stride` apart or, turned, [depth, R] without gaps, times a panel [depth, tile_width] into out, whose rows are
+// `stride` apart; added to what is there when `add`.
 template <int R, bool turned, bool add>
-HWY_INLINE void tile(const float* HWY_RESTRICT rows, std::int64_t depth, const float* HWY_RESTRICT panel, float* HWY_RESTRICT out, std::int64_t stride) {
+HWY_INLINE void tile(const float* HWY_RESTRICT rows, std::int64_t row_stride, std::int64_t depth, const float* HWY_RESTRICT panel, float* HWY_RESTRICT out, std::int64_t stride) {
     const F32 d;
     VF low[R], high[R];
     for (int r = 0; r < R; ++r) {
@@ -31,7 +31,7 @@ HWY_INLINE void tile(const float* HWY_RESTRICT rows, std::int64_t depth, const f
     for (std::int64_t k = 0; k < depth; ++k) {
         const VF first = hn::Load(d, panel + k * tile_width()), second = hn::Load(d, panel + k * tile_width() + lanes());
         for (int r = 0; r < R; ++r) {
-            const VF value = hn::Set(d, turned ? rows[k * R + r] : rows[r * depth + k]);
+            const VF value = hn::Set(d, turned ? rows[k * R + r] : rows[r * row_stride + k]);
             low[r] = hn::MulAdd(value, first, low[r]);
             high[r] = hn::MulAdd(value, second, high[r]);
         }
@@ -43,11 +43,11 @@ HWY_INLINE void tile(const float* HWY_RESTRICT rows, std::int64_t depth, const f
 }
 
 template <int R>
-HWY_INLINE void tile(bool turned, bool add, const float* rows, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
+HWY_INLINE void tile(bool turned, bool add, const float* rows, std::int64_t row_stride, std::int64_t depth, const float* panel, float* out, std::int64_t stride) {
     if (turned)
-        add ? tile<R, true, true>(rows, depth, panel, out, stride) : tile<R, true, false>(rows, depth, panel, out, stride);
+        add ? tile<R, true, true>(rows, row_stride, depth, panel, out, stride) : tile<R, true, false>(rows, row_stride, depth, panel, out, stride);
     else
-        add ? tile<R, false, true>(rows, depth, panel, out, stride) : tile<R, false, false>(rows, depth, panel, out, stride);
+        add ? tile<R, false, true>(rows, row_stride, depth, panel, out, stride) : tile<R, false, false>(rows, row_stride, depth, panel, out, stride);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <iterator>
+
 namespace mixwright::calibrate {
 
 ExpertTokens RoutedLayer::of(std::int64_t expert) const {
@@ -16,6 +19,22 @@ ExpertTokens RoutedLayer::of(std::int64_t expert) const {
 std::vector<std::int64_t> RoutedLayer::counts(std::int64_t num_experts) const {
     const at::Tensor counts = experts.reshape({-1}).bincount({}, num_experts).to(at::kCPU).contiguous();
     return {counts.const_data_ptr<std::int64_t>(), counts.const_data_ptr<std::int64_t>() + num_experts};
+}
+
+RoutedLayer joined(std::vector<RoutedLayer> iterations) {
+    if (iterations.size() == 1) return std::move(iterations.front());
+    RoutedLayer all;
+    for (at::Tensor RoutedLayer::*part : {&RoutedLayer::inputs, &RoutedLayer::logits, &RoutedLayer::experts, &RoutedLayer::gates, &RoutedLayer::weights}) {
+        std::vector<at::Tensor> fit, held_out;
+        for (const RoutedLayer& one : iterations) {
+            fit.push_back((one.*part).narrow(0, 0, one.num_fit));
+            held_out.push_back((one.*part).narrow(0, one.num_fit, one.num_tokens() - one.num_fit));
+        }
+        std::ranges::move(held_out, std::back_inserter(fit));
+        all.*part = at::cat(fit);
+    }
+    for (const RoutedLayer& one : iterations) all.num_fit += one.num_fit;
+    return all;
 }
 
 at::Tensor expert_activations(const ops::Mlp& expert, const at::Tensor& x) {

@@ -34,11 +34,15 @@ struct RoutedLayer {
     std::vector<std::int64_t> counts(std::int64_t num_experts) const;
 };
 
+/// The iterations of a chain as one: a row for each token in each of them, those for fitting of all iterations first. Its experts are the
+/// same in each iteration, and what an error counts is taken to be the same.
+RoutedLayer joined(std::vector<RoutedLayer> iterations);
+
 /// What enters an expert's down projection, [n, F] f32.
 at::Tensor expert_activations(const ops::Mlp& expert, const at::Tensor& x);
 
 /// Taps that collect a RoutedLayer over batches, those for fitting first; of a chained layer, one for each iteration. One layer at a
-/// time: take() empties them.
+/// time: take_iterations() empties them.
 class RoutedLayerTaps final : public model::Taps {
 public:
     void mlp_input(std::int64_t layer, const at::Tensor& hidden_BLD) override;
@@ -46,8 +50,6 @@ public:
     /// The stream after the layer, of the batch that just passed, [B, L, D].
     void layer_output(const at::Tensor& hidden_BLD);
 
-    /// Of the first iteration, which is all of a layer that is not chained.
-    RoutedLayer take(std::int64_t num_fit) { return std::move(take_iterations(num_fit).front()); }
     std::vector<RoutedLayer> take_iterations(std::int64_t num_fit);
 
 private:

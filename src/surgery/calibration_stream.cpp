@@ -31,7 +31,7 @@ calibrate::RoutedLayer CalibrationStream::observe(const model::Decoder& decoder,
         if (outputs != nullptr) outputs->push_back(out);
         check_interrupted();
     }
-    calibrate::RoutedLayer routed = taps.take(num_fit_);
+    calibrate::RoutedLayer routed = calibrate::joined(taps.take_iterations(num_fit_));
     routed.inputs = routed.inputs.to(at::kFloat);
     return routed;
 }

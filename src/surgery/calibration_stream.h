@@ -21,7 +21,7 @@ public:
 
     /// Through a layer.
     void advance(const model::Decoder& decoder, const model::LayerWeights& weights, std::int64_t layer);
-    /// What happens in the layer's MoE block; the stream stays. `outputs` gets what the layer would make of it.
+    /// What happens in the layer's MoE block, in all iterations of a chain; the stream stays. `outputs` gets what the layer would make of it.
     calibrate::RoutedLayer observe(const model::Decoder& decoder, const model::LayerWeights& weights, std::int64_t layer,
                                    std::vector<at::Tensor>* outputs = nullptr) const;
     /// Behind a layer whose outputs are known.

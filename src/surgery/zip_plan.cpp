@@ -37,7 +37,10 @@ void check_form(const arch::OpenModel& model, const ZipOptions& options) {
     if (table.weigh_input) refuse("weighs what an expert sees, not what it says");
     if (spec.architecture->mlp == arch::MlpForm::plain) refuse("has experts without gates");
     if (!spec.architecture->packed.empty()) refuse("packs several tensors into one on disk");
-    if (std::ranges::any_of(spec.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); })) refuse("chains its experts");
+    const bool chained = std::ranges::any_of(spec.layers, [](const arch::LayerSpec& layer) { return layer.chain.has_value(); });
+    if (chained && (!makes_narrower(options.method) || needs_gradients(options) || options.format == ZipFormat::zipped))
+        throw Error(ErrorCode::unsupported, fmt::format("{}: experts that work on each other's output are made narrower only", model.checkpoint.name),
+                    "--method neuron or typed, --format standard, --budget uniform");
     if (needs_gradients(options) && !arch::norm_names(spec.architecture->norm_placement).after_mlp.empty())
         refuse(options.method == ZipMethod::heapr ? "has norms behind its experts, which --method heapr does not see through"
                                                   : "has norms behind its experts, which --budget loss does not see through");

@@ -120,3 +120,48 @@ def test_dense_and_chained_models_are_not_chained(tmp_path):
     assert "has no experts to chain" in run("chain", tmp_path / "dense", tmp_path / "out", check=False).stderr
     directory = fresh(tmp_path)
     assert "chained already" in run("chain", directory, tmp_path / "out", check=False).stderr
+
+
+# ---- zip ---------------------------------------------------------------------------------------------------------------
+
+SUMS = "\n".join(f"{i} times {i % 7} makes {i * (i % 7)};" for i in range(600))
+
+
+def zipped(directory, tmp_path, out, *options, **check):
+    (tmp_path / "text.txt").write_text(SUMS)
+    return run("zip", directory, tmp_path / out, "--data", tmp_path / "text.txt", "--tokens", 3000, "--ctx", 64, "--json", *options, **check)
+
+
+@pytest.mark.parametrize("method, changes", [("neuron", dict()), ("neuron", dict(inner_iter=[1, 3, 2], use_igate=False)), ("typed", dict(outer_residual=True)), ("neuron", None)])
+def test_chained_experts_are_made_narrower(method, changes, tmp_path):
+    """Each learns from what it sees in all iterations; `None` is the kept stream of a converted model."""
+    if changes is None:
+        save_variant("qwen3_moe", tmp_path / "source")
+        directory = tmp_path / "chained-zip"
+        run("chain", tmp_path / "source", directory, "--iterations", 2, "--top-k", 2)
+    else:
+        directory = fresh(tmp_path, "zip-" + method + "-".join(changes), **changes)
+    tokens = add_tokenizer(directory).encode(SUMS).ids
+    ids = [tokens[i:i + 48] for i in (0, 1000, 2000)]
+    before = our_logits(directory, ids, tmp_path)
+    zipped(directory, tmp_path, "all", "--keep", 1, "--method", method)
+    assert (our_logits(tmp_path / "all", ids, tmp_path) - before).abs().max() < 1e-6
+
+    report = json.loads(zipped(directory, tmp_path, "half", "--keep", 0.5, "--method", method).stdout)
+    assert report["kept_expert_bytes"] == 0.5
+    config = json.loads((directory / "config.json").read_text())
+    iterations = config["inner_iter"] if isinstance(config["inner_iter"], list) else [config["inner_iter"]] * config["num_hidden_layers"]
+    seen = {sum(layer["tokens"]) / (iterations[layer["layer"]] * config["num_experts_per_tok"]) for layer in report["layers"]}
+    assert len(seen) == 1 and seen.pop() > 2000, "every token counts once an iteration"
+    assert_same_logits(tmp_path / "half", tmp_path)
+    zipped(directory, tmp_path, "unfitted", "--keep", 0.5, "--method", "neuron", "--refit", "none")
+    error = {name: (our_logits(tmp_path / name, ids, tmp_path) - before).square().mean() for name in ("half", "unfitted")}
+    assert error["half"] < error["unfitted"]
+
+
+@pytest.mark.parametrize("options", [["--method", "reap"], ["--method", "heapr"], ["--format", "zipped"], ["--format", "zipped", "--budget", "loss"]])
+def test_what_chains_cannot_take_is_refused(options, tmp_path):
+    directory = fresh(tmp_path)
+    add_tokenizer(directory)
+    result = zipped(directory, tmp_path, "out", *options, check=False)
+    assert result.returncode == 3 and "made narrower only" in result.stderr and not (tmp_path / "out").exists()

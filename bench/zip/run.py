@@ -5,7 +5,8 @@
 Draws are different parts of the calibration text; the test text is never calibrated on. Every method sees the same draws, so
 differences between methods are paired: each is given with half the width of its 95 % confidence interval (Student's t).
 The task is to repeat the result of a calculation, as in GSM8K's "<<48/2=24>>24", by greedy decoding; a model's exact match is given
-as a share of the original's. Writes Markdown tables under each model's redundancy figures, and with --json FILE every single figure."""
+as a share of the original's. Writes Markdown tables under each model's redundancy figures, and with --json FILE every single figure; runs
+that stand in FILE already are not repeated, so that more draws and methods add to a table."""
 
 import argparse
 import json
@@ -109,7 +110,7 @@ def main():
     options = parser.parse_args()
 
     lines = options.calibration.read_text().splitlines(keepends=True)
-    figures = []
+    figures = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         place, draws = Path(folder), []
         for draw in range(options.draws):
@@ -132,22 +133,26 @@ def main():
                 for keep in options.keep:
                     rises, copies = [], []
                     for number, draw in enumerate(draws):
-                        out = place / "out"
-                        result = run(options.binary, "zip", model, out, "--force", "--data", draw, "--tokens", options.tokens, "--ctx", options.ctx, "--method", method,
-                                     "--refit", refit, "--keep", keep, "--threads", options.threads, *more_options)
-                        rises.append(loss(options.binary, out, options.test, options) - base)
-                        kept, accuracy = task.scores(options.binary, out, place, options.threads)
-                        copies.append(kept / exact if exact >= 0.1 else math.nan)  # of few, a share says nothing
-                        figures.append({"model": name, "method": method, "refit": refit, "options": more, "keep": keep, "draw": number, "kept": result["kept_expert_bytes"], "rise": rises[-1],
-                                        "exact": kept, "accuracy": accuracy, "layers": [layer["kept"] for layer in result["layers"]], "seconds": result["seconds"], "peak_rss_bytes": result["peak_rss_bytes"],
-                                        "base": base, "base_exact": exact, "base_accuracy": right, **facts})
+                        run_of = {"model": name, "method": method, "refit": refit, "options": more, "keep": keep, "draw": number}
+                        row = next((row for row in figures if run_of.items() <= row.items()), None)
+                        if row is None:
+                            out = place / "out"
+                            result = run(options.binary, "zip", model, out, "--force", "--data", draw, "--tokens", options.tokens, "--ctx", options.ctx, "--method", method,
+                                         "--refit", refit, "--keep", keep, "--threads", options.threads, *more_options)
+                            kept, accuracy = task.scores(options.binary, out, place, options.threads)
+                            row = {**run_of, "kept": result["kept_expert_bytes"], "rise": loss(options.binary, out, options.test, options) - base,
+                                   "exact": kept, "accuracy": accuracy, "layers": [layer["kept"] for layer in result["layers"]], "seconds": result["seconds"],
+                                   "peak_rss_bytes": result["peak_rss_bytes"], "base": base, "base_exact": exact, "base_accuracy": right, **facts}
+                            figures.append(row)
+                            if options.json:
+                                options.json.write_text(json.dumps(figures, indent=1))
+                        rises.append(row["rise"])
+                        copies.append(row["exact"] / exact if exact >= 0.1 else math.nan)  # of few, a share says nothing
                     difference = [a - b for a, b in zip(rises, first.setdefault(keep, rises))]
                     cells += [shown(rises), shown(difference) if first[keep] is not rises else ""]
                     if task.windows:
                         cells.append("-" if math.isnan(copies[0]) else f"{100 * statistics.mean(copies):.0f} %")
                 print(f"| {', '.join([method, *more])} | {refit} | " + " | ".join(cells) + " |", flush=True)
-                if options.json:
-                    options.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace mixwright::verbs {
 
@@ -27,6 +28,8 @@ std::uint64_t peak_rss_bytes() {
 void release_startup_memory() {
     ::malloc_trim(0);
     const auto release_code = [](dl_phdr_info* object, std::size_t, void*) {
+        // Of nothing else is there enough to matter, and a debugger's breakpoints in our own code would go with it.
+        if (std::string_view(object->dlpi_name).find("libtorch") == std::string_view::npos) return 0;
         const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
         for (const ElfW(Phdr)& segment : std::span(object->dlpi_phdr, object->dlpi_phnum)) {
             // Pages that are never written are read from the file again when they are asked for; all others would be lost.

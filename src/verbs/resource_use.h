@@ -9,7 +9,7 @@ namespace mixwright::verbs {
 std::uint64_t peak_rss_bytes();
 
 /// Gives back what starting took and running does not need: freed memory that malloc keeps (a parsed tokenizer leaves much), and the pages of
-/// code that only static constructors ran; libtorch registers thousands of operators. What of it is needed after all comes back from the file cache.
+/// libtorch's code, most of which only static constructors ran: it registers thousands of operators. What of it is needed after all comes back from the file cache.
 void release_startup_memory();
 
 }  // namespace mixwright::verbs

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "error.h"
 
@@ -79,15 +80,21 @@ NormalEquations NormalEquations::of(std::span<const std::int64_t> features) cons
     return some;
 }
 
-NormalEquations NormalEquations::pulled_to(const at::Tensor& prior, double lambda) const {
+NormalEquations NormalEquations::pulled_to(const at::Tensor& prior, double lambda) const& {
+    NormalEquations copy = *this;
+    copy.gram_ = gram_.clone();
+    return std::move(copy).pulled_to(prior, lambda);
+}
+
+NormalEquations NormalEquations::pulled_to(const at::Tensor& prior, double lambda) && {
     const double mean = features() > 0 ? gram_.diagonal().mean().item<double>() : 0;
     const double strength = mean > 0 ? lambda * mean : 1.0;
-    NormalEquations pulled = *this;
-    pulled.gram_ = gram_.clone();
+    NormalEquations pulled = std::move(*this);
+    if (pulled.gram_.use_count() > 1) pulled.gram_ = pulled.gram_.clone();  // a copy of these equations still wants it as it is
     pulled.gram_.diagonal().add_(strength);
     if (prior.defined()) {
         const at::Tensor prior64 = prior.to(at::kDouble);
-        pulled.cross_ = cross_ + strength * prior64;
+        pulled.cross_ = pulled.cross_ + strength * prior64;
         pulled.energy_ += strength * prior64.square().sum().item<double>();
     }
     return pulled;

@@ -38,7 +38,8 @@ public:
     NormalEquations of(std::span<const std::int64_t> features) const;
     /// With the term strength * ||X - prior||^2 as if it were more rows. `lambda` is relative to the mean diagonal of the Gram
     /// matrix; prior [n, d], zero when undefined. A Gram matrix of zeros leaves the prior as the only thing known.
-    NormalEquations pulled_to(const at::Tensor& prior, double lambda) const;
+    NormalEquations pulled_to(const at::Tensor& prior, double lambda) const&;
+    NormalEquations pulled_to(const at::Tensor& prior, double lambda) &&;  // in the same memory
 
 private:
     at::Tensor gram_, cross_;

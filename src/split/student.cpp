@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include "error.h"
 #include "merge/neuron_selection.h"
@@ -186,16 +188,29 @@ struct Student::State {
         return weighed(neurons.activations(thinned(task.inputs[batch]), like), thinned(task.targets[batch]), thinned(streams[batch].importance));
     }
 
-    // Of all rows, or every `every`-th: what is fitted and what is held out.
-    std::pair<merge::NormalEquations, merge::NormalEquations> equations(const Neurons& neurons, const Task& task, const ops::Mlp& like, std::int64_t every) const {
+    struct Equations {
+        merge::NormalEquations fit, held_out;
+    };
+
+    // Of all rows: what is fitted and what is held out.
+    Equations equations(const Neurons& neurons, const Task& task, const ops::Mlp& like) const {
         const std::int64_t size = neurons.gate.size(0);
-        std::pair sums(merge::NormalEquations(size, moe.spec.hidden_size), merge::NormalEquations(size, moe.spec.hidden_size));
-        for (std::size_t b = 0; b < streams.size(); ++b) {
-            const merge::Rows rows = thinned_rows(neurons, task, b, like, every);
-            (streams[b].held_out ? sums.second : sums.first).add(rows.a, rows.y);
-            check_interrupted();
-        }
+        Equations sums{merge::NormalEquations(size, moe.spec.hidden_size), merge::NormalEquations(size, moe.spec.hidden_size)};
+        for (std::size_t b = 0; b < streams.size(); ++b) add_rows(streams[b].held_out ? sums.held_out : sums.fit, neurons, task, b, like, 1);
         return sums;
+    }
+
+    // Of every `every`-th row, whichever it is for.
+    merge::NormalEquations thinned_equations(const Neurons& neurons, const Task& task, const ops::Mlp& like, std::int64_t every) const {
+        merge::NormalEquations sum(neurons.gate.size(0), moe.spec.hidden_size);
+        for (std::size_t b = 0; b < streams.size(); ++b) add_rows(sum, neurons, task, b, like, every);
+        return sum;
+    }
+
+    void add_rows(merge::NormalEquations& sum, const Neurons& neurons, const Task& task, std::size_t batch, const ops::Mlp& like, std::int64_t every) const {
+        const merge::Rows rows = thinned_rows(neurons, task, batch, like, every);
+        sum.add(rows.a, rows.y);
+        check_interrupted();
     }
 
     // Many candidates are chosen by fewer tokens; the chosen ones are fitted to all.
@@ -203,17 +218,25 @@ struct Student::State {
         const double size = static_cast<double>(candidates.gate.size(0)), widest = static_cast<double>(options.max_candidates);
         const auto affordable = static_cast<std::int64_t>(static_cast<double>(options.most_rows) * std::max(1.0, widest * widest / (size * size)));
         const std::int64_t every = thinning(task, affordable);
-        auto parts = equations(candidates, task, like, every);
-        merge::NormalEquations both = parts.first;
-        both.add(parts.second);
-        if (every > 1) parts = {merge::NormalEquations(0, 0), merge::NormalEquations(0, 0)};
         const at::Tensor prior_nD = prior.t();
         // Added, however many: the inverse that removing them begins with costs more than the steps it saves, and chooses no better.
-        const std::vector<std::int64_t> kept = merge::select_neurons(both.pulled_to(prior_nD, merge::selection_ridge), options.width, merge::Greedy::forward).kept;
-        both = merge::NormalEquations(0, 0);
+        const auto choose = [&](merge::NormalEquations all) {
+            return merge::select_neurons(std::move(all).pulled_to(prior_nD, merge::selection_ridge), options.width, merge::Greedy::forward).kept;
+        };
+        std::vector<std::int64_t> kept;
+        std::optional<Equations> parts;
+        if (every == 1) {
+            parts = equations(candidates, task, like);
+            merge::NormalEquations both = parts->fit;
+            both.add(parts->held_out);
+            kept = choose(std::move(both));
+            parts = Equations{parts->fit.of(kept), parts->held_out.of(kept)};
+        } else {
+            kept = choose(thinned_equations(candidates, task, like, every));
+            parts = equations(candidates.of(at::tensor(kept, candidates.gate.options().dtype(at::kLong))), task, like);
+        }
         const at::Tensor index = at::tensor(kept, at::kLong);
-        parts = every == 1 ? std::pair(parts.first.of(kept), parts.second.of(kept)) : equations(candidates.of(index.to(candidates.gate.device())), task, like, 1);
-        const merge::RidgeFit ridge = merge::fit_ridge(parts.first, parts.second, prior_nD.index_select(0, index), merge::HeldOut::join, {.near = last_lambda()});
+        const merge::RidgeFit ridge = merge::fit_ridge(parts->fit, parts->held_out, prior_nD.index_select(0, index), merge::HeldOut::join, {.near = last_lambda()});
         return {index, ridge.solution.t().contiguous(), ridge.lambda, ridge.error, ridge.held_out_error};
     }
 

@@ -21,10 +21,6 @@ std::int64_t median(std::vector<std::int64_t> values) {
 
 std::string millions(std::int64_t count) { return fmt::format("{:.1f} M", static_cast<double>(count) / 1e6); }
 
-}  // namespace
-
-namespace {
-
 // What the layers' experts share and what that can do for speed; empty without figures.
 std::string sharing_summary(const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<ZippedLayer>& layers) {
     TypedShares mean{.read = 0, .read_apart = 0};
@@ -37,9 +33,11 @@ std::string sharing_summary(const arch::ModelSpec& from, const arch::ModelSpec& 
         mean.partner += share * layer.typed->partner;
     }
     const double bound = speed_bound(from, to, layers, true), apart = speed_bound(from, to, layers, false);
-    return fmt::format("Neurons: {} dropped, {} private, {} shared. The partner of an active expert is active with p = {:.2f}. Where time is the bytes of weights "
-                       "read, a token takes at best 1/{:.3f} of the time; sharing alone is worth a factor of {:.4f}.",
-                       percent(mean.dropped), percent(mean.kept_private), percent(mean.shared), mean.partner, bound, bound / apart);
+    const bool paired = mean.partner > 0;
+    return fmt::format("Neurons: {} dropped, {} private{}. Where time is the bytes of weights read, a token takes at best 1/{:.3f} of the time{}.", percent(mean.dropped),
+                       percent(mean.kept_private),
+                       paired ? fmt::format(", {} shared. The partner of an active expert is active with p = {:.2f}", percent(mean.shared), mean.partner) : "", bound,
+                       paired ? fmt::format("; sharing alone is worth a factor of {:.4f}", bound / apart) : "");
 }
 
 }  // namespace

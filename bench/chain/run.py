@@ -5,16 +5,17 @@
 Every form is trained from scratch by `mixwright train` on the texts of the zoo (tools/zoo/texts.py) with the same batches; a token
 costs the same number of expert products in each: iterations times top_k is 4 (or --budget). `:experts=N`, `:layers=N` or `:budget=N` behind a form
 gives it other sizes than the rest. Differences are to --base (the first form), seed by seed. Runs that are done are kept in
-build/bench/chain and not repeated, so that longer lists and more seeds add to a table. Prints and writes table.md and curves.html.
+build/bench/chain and not repeated, so that longer lists and more seeds add to a table; an interrupted one goes on. Prints and writes table.md and curves.html.
 """
 
 import argparse
 import copy
 import json
 import math
-import resource
+import os
 import statistics
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,15 +86,20 @@ def train(form, seed, options):
         config=config_of(form, options), tokenizer=str(options.texts / "tokenizer"), data=str(options.texts / "train.jsonl"),
         eval_data=str(options.texts / "held_out.jsonl"), steps=options.steps, batch_size=8, seq_len=options.length, lr=options.lr, min_lr=options.lr / 10,
         warmup=0.1, weight_decay=0.01, clip=1.0, sequence_balance_loss=0.001, dtype="float32", seed=seed, eval_every=max(options.steps // 6, 1),
-        eval_tokens=options.eval_tokens, save_every=0)))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = subprocess.run([options.binary, "train", recipe, out, "--json", "--force", "--progress", "none", "--threads", str(options.threads)],
-                            check=True, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    row = json.loads(result.stdout)
+        eval_tokens=options.eval_tokens, save_every=100)))
+    log = options.out / f"{name}.log"
+    resumed = Path(f"{out}.training").exists()
+    with log.open("w+") as printed:
+        process = subprocess.Popen([options.binary, "train", recipe, out, "--json", "--resume" if resumed else "--force", "--progress", "none", "--threads", str(options.threads)], stdout=printed, stderr=printed)
+        _, status, used = os.wait4(process.pid, 0)  # its own resources: others may run beside it
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{name}: {log.read_text()}")
+    row = json.loads(log.read_text().splitlines()[-1])
+    log.unlink()
     lines = [json.loads(line) for line in (out / "train_metrics.jsonl").read_text().splitlines()]
     row["curve"] = [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
-    row["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    row["cpu_seconds"] = None if resumed else used.ru_utime + used.ru_stime
     report.write_text(json.dumps(row))
     subprocess.run(["rm", "-r", out], check=True)  # the weights are not what is asked for
     return row
@@ -107,6 +113,12 @@ def interval(values):
     return statistics.mean(values), t * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def seconds(runs):
+    """CPU seconds of a run, the mean of those that ran through."""
+    known = [row["cpu_seconds"] for row in runs if row["cpu_seconds"] is not None]
+    return f"{statistics.mean(known):.0f}" if known else "-"
+
+
 def table(rows, options):
     lines = [f"{options.steps} steps of {8 * options.length} tokens, hidden {options.hidden}, {options.layers} layers, {options.experts} experts, "
              f"{options.budget} expert products a token and layer, {options.seeds} seeds. Held-out loss in nats.", "",
@@ -118,7 +130,7 @@ def table(rows, options):
         gap = interval([a - b for a, b in zip(losses, base)]) if form != options.base else None
         shown = "" if gap is None else f"{gap[0]:+.4f}" + ("" if math.isnan(gap[1]) else f" ± {gap[1]:.4f}")
         lines.append(f"| {form} | {described(form)} | {mean:.4f}{'' if math.isnan(half) else f' ± {half:.4f}'} | {shown} | {runs[0]['parameters'] / 1e6:.2f} M | "
-                     f"{statistics.mean(row['cpu_seconds'] for row in runs):.0f} | {max(row['peak_rss_bytes'] for row in runs) / 1e6:.0f} |")
+                     f"{seconds(runs)} | {max(row['peak_rss_bytes'] for row in runs) / 1e6:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -151,7 +163,8 @@ def main():
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--eval-tokens", type=int, default=32_768)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of one run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--texts", type=Path, default=ROOT / "build/zoo/texts")
     parser.add_argument("--out", type=Path, default=ROOT / "build/bench/chain")
     options = parser.parse_args()
@@ -165,12 +178,19 @@ def main():
     if not (options.texts / "train.jsonl").exists():
         parser.error(f"{options.texts}: no texts there; make them with `make zoo` or tools/zoo/texts.py")
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = {}
+
+    def run(job):
+        seed, form = job
+        row = train(form, seed, options)
+        print(f"{form:<26} seed {seed}: held-out loss {row['eval_loss_after']:.4f}, {seconds([row])} CPU s", flush=True)
+        return row
+
     # A seed of every form before the next seed: a table can be had early.
-    for seed in range(options.seeds):
-        for form in forms:
-            rows.setdefault(form, []).append(train(form, seed, options))
-            print(f"{form:<26} seed {seed}: held-out loss {rows[form][-1]['eval_loss_after']:.4f}, {rows[form][-1]['cpu_seconds']:.0f} CPU s", flush=True)
+    jobs = [(seed, form) for seed in range(options.seeds) for form in forms]
+    rows = {form: [] for form in forms}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for (_, form), row in zip(jobs, pool.map(run, jobs)):
+            rows[form].append(row)
     text = table(rows, options)
     (options.out / "table.md").write_text(text)
     (options.out / "curves.html").write_text(curves(rows))

@@ -110,6 +110,7 @@ def main():
     options = parser.parse_args()
 
     lines = options.calibration.read_text().splitlines(keepends=True)
+    text = {"calibration": options.calibration.name, "test": options.test.name, "tokens": options.tokens, "ctx": options.ctx, "test_tokens": options.test_tokens, "copies": options.copies}
     figures = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         place, draws = Path(folder), []
@@ -133,7 +134,7 @@ def main():
                 for keep in options.keep:
                     rises, copies = [], []
                     for number, draw in enumerate(draws):
-                        run_of = {"model": name, "method": method, "refit": refit, "options": more, "keep": keep, "draw": number}
+                        run_of = {"model": name, "method": method, "refit": refit, "options": more, "keep": keep, "draw": number, **text}
                         row = next((row for row in figures if run_of.items() <= row.items()), None)
                         if row is None:
                             out = place / "out"

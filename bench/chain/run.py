@@ -79,16 +79,18 @@ def train(form, seed, options):
     name = f"{form}-h{options.hidden}-l{options.layers}-e{options.experts}-b{options.budget}-n{options.steps}-s{seed}"
     out = options.out / name
     report = options.out / f"{name}.json"
-    if report.exists():
-        return json.loads(report.read_text())
     recipe = options.out / f"{name}.yaml"
-    recipe.write_text(json.dumps(dict(
+    text = json.dumps(dict(
         config=config_of(form, options), tokenizer=str(options.texts / "tokenizer"), data=str(options.texts / "train.jsonl"),
         eval_data=str(options.texts / "held_out.jsonl"), steps=options.steps, batch_size=8, seq_len=options.length, lr=options.lr, min_lr=options.lr / 10,
         warmup=0.1, weight_decay=0.01, clip=1.0, sequence_balance_loss=0.001, dtype="float32", seed=seed, eval_every=max(options.steps // 6, 1),
-        eval_tokens=options.eval_tokens, save_every=100)))
+        eval_tokens=options.eval_tokens, save_every=100))
+    same = recipe.exists() and recipe.read_text() == text  # of another length or rate it is another run
+    if same and report.exists():
+        return json.loads(report.read_text())
+    recipe.write_text(text)
     log = options.out / f"{name}.log"
-    resumed = Path(f"{out}.training").exists()
+    resumed = same and Path(f"{out}.training").exists()
     with log.open("w+") as printed:
         process = subprocess.Popen([options.binary, "train", recipe, out, "--json", "--resume" if resumed else "--force", "--progress", "none", "--threads", str(options.threads)], stdout=printed, stderr=printed)
         _, status, used = os.wait4(process.pid, 0)  # its own resources: others may run beside it

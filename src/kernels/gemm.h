@@ -1,7 +1,7 @@
 // Products of two matrices of a mixture's size, for training: an expert sees a hundred rows or so, where a library spends much of its
 // time on getting ready, and its rows lie scattered among those of all tokens. Here rows are gathered, bf16 is widened and transposed
-// factors are turned while a block of them is copied into the cache anyway (f32 rows that lie as they are read are not copied). Sums are f32. Written with Highway, chosen for the CPU at
-// run time; knows no tensors and starts no threads.
+// factors are turned while a block of them is copied into the cache anyway; f32 rows that need none of it are read as they lie. Sums are
+// f32. Written with Highway, chosen for the CPU at run time; knows no tensors and starts no threads.
 #pragma once
 
 #include <cstdint>

@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,12 +26,13 @@ LENGTH, GENERATED = 512, 64
 
 def child(command, **options):
     """Standard output and peak RSS in bytes of one child process."""
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-    out = process.stdout.read()
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise RuntimeError(f"{command[0]} failed:\n{errors[-2000:]}")
+    with tempfile.TemporaryFile("w+") as errors:  # a second pipe could fill up while the first is read
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=errors, text=True, **options)
+        out = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            errors.seek(0)
+            raise RuntimeError(f"{command[0]} failed:\n{errors.read()[-2000:]}")
     return out, usage.ru_maxrss * 1024
 
 

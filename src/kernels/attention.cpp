@@ -2,18 +2,22 @@
 #define HWY_TARGET_INCLUDE "kernels/attention.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once for every target
 
-#include "kernels/bf16-inl.h"
+#include "kernels/tile-inl.h"
 
 #include <hwy/aligned_allocator.h>
 #include <hwy/highway.h>
 
 #include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "kernels/scratch.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #ifndef MIXWRIGHT_KERNELS_ATTENTION
 #define MIXWRIGHT_KERNELS_ATTENTION
@@ -32,7 +36,6 @@ HWY_BEFORE_NAMESPACE();
 namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
@@ -65,61 +68,9 @@ HWY_INLINE VF soft_capped(VF score, float cap) {
     return hn::Mul(hn::Set(d, cap), hn::CopySign(tanh, score));
 }
 
-// ---- products of blocks -------------------------------------------------------------------------------------------
-
-constexpr int rows_at_once = hn::MaxLanes(F32()) >= 16 ? 6 : 3;  // as many as there are registers for
-
-// A matrix whose elements are taken one at a time: (row, k) lies at data[row * row_step + k * step].
-struct Factors {
-    const float* data;
-    std::int64_t row_step, step;
-};
-
-// c[R][V vectors] (+)= a[R][depth] b[depth][V vectors]
-template <int R, int V, bool add>
-HWY_INLINE void tile(Factors a, const float* b, std::int64_t b_stride, std::int64_t depth, float* c, std::int64_t c_stride) {
-    const F32 d;
-    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-    VF sums[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sums[r][v] = add ? hn::Load(d, c + r * c_stride + v * lanes) : hn::Zero(d);
-    for (std::int64_t k = 0; k < depth; ++k) {
-        VF from[V];
-        for (int v = 0; v < V; ++v) from[v] = hn::Load(d, b + k * b_stride + v * lanes);
-        for (int r = 0; r < R; ++r) {
-            const VF factor = hn::Set(d, a.data[r * a.row_step + k * a.step]);
-            for (int v = 0; v < V; ++v) sums[r][v] = hn::MulAdd(factor, from[v], sums[r][v]);
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) hn::Store(sums[r][v], d, c + r * c_stride + v * lanes);
-}
-
-template <int R, bool add>
-HWY_INLINE void tile_row(Factors a, const float* b, std::int64_t b_stride, std::int64_t depth, float* c, std::int64_t c_stride, std::int64_t cols) {
-    const auto lanes = static_cast<std::int64_t>(hn::Lanes(F32()));
-    std::int64_t col = 0;
-    for (; col + 4 * lanes <= cols; col += 4 * lanes) tile<R, 4, add>(a, b + col, b_stride, depth, c + col, c_stride);
-    for (; col < cols; col += lanes) tile<R, 1, add>(a, b + col, b_stride, depth, c + col, c_stride);
-}
-
-// c[rows][cols] (+)= a[rows][depth] b[depth][cols]; cols are whole vectors.
-template <bool add>
-void product(Factors a, const float* b, std::int64_t b_stride, std::int64_t rows, std::int64_t depth, float* c, std::int64_t c_stride, std::int64_t cols) {
-    for (std::int64_t row = 0; row < rows;) {
-        const Factors from{a.data + row * a.row_step, a.row_step, a.step};
-        const bool whole = row + rows_at_once <= rows;
-        if (whole)
-            tile_row<rows_at_once, add>(from, b, b_stride, depth, c + row * c_stride, c_stride, cols);
-        else
-            tile_row<1, add>(from, b, b_stride, depth, c + row * c_stride, c_stride, cols);
-        row += whole ? rows_at_once : 1;
-    }
-}
-
 // ---- many queries -------------------------------------------------------------------------------------------------
-// Scores are kept by key, [key][row] with rows (head of the group, query): keys need no transposing, and maxima and sums
-// over keys are plain vector operations.
+// Queries of all heads of a group stand side by side in panels, as tokens do in products with weights (kernels/matmul.h), and keys
+// and values are the weights: scores [key, W] of a panel come out so that maxima and sums over keys are plain vector operations.
 
 // Keys that query `i` may look at: [first, last).
 struct Span {
@@ -131,111 +82,134 @@ HWY_INLINE Span visible(const Attention& a, std::int64_t i) {
     return {std::max({std::int64_t{0}, in_window, in_chunk}), a.causal ? position + 1 : a.num_keys};
 }
 
-// A part of the scratch memory for each thing a block needs.
-struct Block {
-    std::int64_t rows, out_stride;  // rows padded to whole vectors
-    float *q, *keys, *values, *scores, *out, *highest, *sums, *factors, *first, *last;
+// What is known of each row (a query of a head), panel after panel, and the keys it may look at.
+struct Rows {
+    float *highest, *sums, *first, *last;
 };
 
-// Turns scores [count][rows] into weights; updates highest and sums, and leaves in factors what earlier sums are worth.
-// `masked`: some row may not look at some of these keys.
-HWY_INLINE void softmax_block(const Attention& a, const Block& block, const bool* key_mask, std::int64_t first_key, std::int64_t count, bool masked) {
+// Turns the scores [count, width] of one panel into weights; updates highest and sums, and leaves in `factors` what earlier sums are
+// worth. `masked`: some row may not look at some of these keys.
+HWY_INLINE void softmax_block(const Attention& a, const Rows& rows, const bool* key_mask, std::int64_t first_key, std::int64_t count, bool masked, std::int64_t width, float* scores,
+                              float* factors) {
     const F32 d;
-    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-    const VF nothing = hn::Set(d, minus_infinity);
-    for (std::int64_t row = 0; row < block.rows; row += lanes) {
-        float* scores = block.scores + row;
-        const VF before = hn::Load(d, block.highest + row), first = hn::Load(d, block.first + row), last = hn::Load(d, block.last + row);
+    const VF nothing = hn::Set(d, minus_infinity), scale = hn::Set(d, a.scale);
+    for (std::int64_t row = 0; row < width; row += lanes()) {
+        const VF before = hn::LoadU(d, rows.highest + row), first = hn::LoadU(d, rows.first + row), last = hn::LoadU(d, rows.last + row);
         VF top = before;
         for (std::int64_t j = 0; j < count; ++j) {
-            VF score = hn::Load(d, scores + j * block.rows);
+            VF score = hn::Mul(hn::LoadU(d, scores + j * width + row), scale);
             if (a.softcap > 0) score = soft_capped(score, a.softcap);
             if (masked) {
                 const VF key = hn::Set(d, static_cast<float>(first_key + j));
                 score = hn::IfThenElse(hn::And(hn::Ge(key, first), hn::Lt(key, last)), score, nothing);
             }
             if (key_mask != nullptr && !key_mask[first_key + j]) score = nothing;
-            hn::Store(score, d, scores + j * block.rows);
+            hn::StoreU(score, d, scores + j * width + row);
             top = hn::Max(top, score);
         }
         // A row that has seen no key yet keeps its sums at zero.
         const VF shift = hn::IfThenElseZero(hn::Gt(top, nothing), top);
         VF sum = hn::Zero(d);
         for (std::int64_t j = 0; j < count; ++j) {
-            const VF p = exp_negative(hn::Sub(hn::Load(d, scores + j * block.rows), shift));
-            hn::Store(p, d, scores + j * block.rows);
+            const VF p = exp_negative(hn::Sub(hn::LoadU(d, scores + j * width + row), shift));
+            hn::StoreU(p, d, scores + j * width + row);
             sum = hn::Add(sum, p);
         }
         const VF factor = exp_negative(hn::Sub(before, shift));
-        hn::Store(factor, d, block.factors + row);
-        hn::Store(hn::MulAdd(hn::Load(d, block.sums + row), factor, sum), d, block.sums + row);
-        hn::Store(top, d, block.highest + row);
+        hn::StoreU(factor, d, factors + row);
+        hn::StoreU(hn::MulAdd(hn::LoadU(d, rows.sums + row), factor, sum), d, rows.sums + row);
+        hn::StoreU(top, d, rows.highest + row);
     }
 }
 
-template <class T>
-HWY_INLINE void widen_rows(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t cols, float* to, std::int64_t to_stride) {
-    for (std::int64_t row = 0; row < rows; ++row)
-        for (std::int64_t col = 0; col < cols; ++col) to[row * to_stride + col] = widen(from[row * stride + col]);
+// Values of `count` keys (rounded up to an even number, with zeros) as rows of keys: to[i, j] = v[j, i]. `pairs` is room for as many values.
+void turn_values(const float* v, std::int64_t stride, std::int64_t count, std::int64_t dim, float*, float* to) {
+    const std::int64_t even = (count + 1) / 2 * 2;
+    turn(v, stride, count, dim, to, even);
+    for (std::int64_t i = 0; i < dim && count < even; ++i) to[i * even + count] = 0.0f;
+}
+// Of bf16 two neighbours are turned as one f32.
+void turn_values(const std::uint16_t* v, std::int64_t stride, std::int64_t count, std::int64_t dim, float* pairs, std::uint16_t* to) {
+    const std::int64_t num_pairs = (count + 1) / 2;
+    for (std::int64_t pair = 0; pair < num_pairs; ++pair) {
+        const std::uint16_t* low = v + 2 * pair * stride;
+        const bool whole = 2 * pair + 1 < count;
+        for (std::int64_t i = 0; i < dim; ++i) pairs[pair * dim + i] = std::bit_cast<float>(static_cast<std::uint32_t>(low[i]) | (whole ? static_cast<std::uint32_t>(low[stride + i]) << 16 : 0u));
+    }
+    turn(pairs, dim, num_pairs, dim, reinterpret_cast<float*>(to), num_pairs);
 }
 
 template <class T>
 void run_block(const Attention& a, std::int64_t piece) {
     const F32 d;
-    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    constexpr Format format = std::is_same_v<T, float> ? Format::f32 : Format::bf16;
     const std::int64_t blocks = query_blocks(a), group = a.heads / a.kv_heads;
     // The last queries see the most keys: they go first, so that no thread is left alone with them at the end.
-    const std::int64_t first_query = (blocks - 1 - piece % blocks) * block_queries(a), kv_head = piece / blocks % a.kv_heads,
-                       batch = piece / blocks / a.kv_heads;
-    const std::int64_t queries = std::min(block_queries(a), a.num_queries - first_query), rows = group * queries;
+    const std::int64_t first_query = (blocks - 1 - piece % blocks) * block_queries(a), kv_head = piece / blocks % a.kv_heads, batch = piece / blocks / a.kv_heads;
+    const std::int64_t queries = std::min(block_queries(a), a.num_queries - first_query), num_rows = group * queries;
     const bool* key_mask = a.key_mask != nullptr ? a.key_mask + batch * a.num_keys : nullptr;
 
-    Block block{(rows + lanes - 1) / lanes * lanes, (a.value_dim + lanes - 1) / lanes * lanes};
-    std::int64_t total = 0;
-    const std::pair<float* Block::*, std::int64_t> parts[] = {
-        {&Block::q, a.dim * block.rows}, {&Block::keys, block_keys * a.dim}, {&Block::values, block_keys * block.out_stride},
-        {&Block::scores, block_keys * block.rows}, {&Block::out, block.rows * block.out_stride}, {&Block::highest, block.rows},
-        {&Block::sums, block.rows}, {&Block::factors, block.rows}, {&Block::first, block.rows}, {&Block::last, block.rows}};
-    for (const auto& [part, size] : parts) total += (size + 15) / 16 * 16;
-    const auto scratch = hwy::AllocateAligned<float>(static_cast<std::size_t>(total));
-    std::fill(scratch.get(), scratch.get() + total, 0.0f);
-    float* next = scratch.get();
-    for (const auto& [part, size] : parts) {
-        block.*part = next;
-        next += (size + 15) / 16 * 16;
-    }
-    for (std::int64_t row = 0; row < rows; ++row) {
+    Panels q(num_rows, a.dim, format), weights(num_rows, block_keys, format);
+    const std::int64_t width = q.width(), padded = q.count() * width, out_step = a.value_dim * width;
+    const T* q_from = static_cast<const T*>(a.q) + batch * a.q_strides[0] + kv_head * group * a.q_strides[1] + first_query * a.q_strides[2];
+    std::vector<std::int32_t> offsets(static_cast<std::size_t>(num_rows));
+    for (std::int64_t row = 0; row < num_rows; ++row) offsets[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(row / queries * a.q_strides[1] + row % queries * a.q_strides[2]);
+    for (std::int64_t p = 0; p < q.count(); ++p) q.fill(p, q_from, 1, offsets);
+
+    thread_local Scratch scratch;
+    const std::int64_t score_step = block_keys * width;
+    float* next = scratch.of(5 * padded + q.count() * (score_step + 2 * out_step) + block_keys * (a.dim + 2 * a.value_dim) + width * a.value_dim);
+    const auto take = [&](std::int64_t count) { return std::exchange(next, next + count); };
+    const Rows rows{take(padded), take(padded), take(padded), take(padded)};
+    float *factors = take(padded), *scores = take(q.count() * score_step), *out = take(q.count() * out_step), *added = take(q.count() * out_step);
+    auto *keys = reinterpret_cast<T*>(take(block_keys * a.dim)), *values = reinterpret_cast<T*>(take(block_keys * a.value_dim));
+    float *pairs = take(block_keys * a.value_dim), *turned = take(width * a.value_dim);
+    std::fill(rows.highest, factors, 0.0f);
+    std::fill(out, added, 0.0f);
+    for (std::int64_t row = 0; row < num_rows; ++row) {
         const std::int64_t head = kv_head * group + row / queries, query = first_query + row % queries;
-        const T* from = static_cast<const T*>(a.q) + batch * a.q_strides[0] + head * a.q_strides[1] + query * a.q_strides[2];
-        for (std::int64_t i = 0; i < a.dim; ++i) block.q[i * block.rows + row] = widen(from[i]) * a.scale;
-        block.highest[row] = a.sinks != nullptr ? a.sinks[head] : minus_infinity;
-        block.sums[row] = a.sinks != nullptr ? 1.0f : 0.0f;
-        block.first[row] = static_cast<float>(visible(a, query).first);
-        block.last[row] = static_cast<float>(visible(a, query).last);
+        rows.highest[row] = a.sinks != nullptr ? a.sinks[head] : minus_infinity;
+        rows.sums[row] = a.sinks != nullptr ? 1.0f : 0.0f;
+        rows.first[row] = static_cast<float>(visible(a, query).first);
+        rows.last[row] = static_cast<float>(visible(a, query).last);
     }
 
     const Span first_span = visible(a, first_query), last_span = visible(a, first_query + queries - 1);
     for (std::int64_t first_key = first_span.first / block_keys * block_keys; first_key < last_span.last; first_key += block_keys) {
-        const std::int64_t count = std::min(block_keys, last_span.last - first_key);
+        const std::int64_t count = std::min(block_keys, last_span.last - first_key), even = (count + 1) / 2 * 2;
         const T* k = static_cast<const T*>(a.k) + batch * a.k_strides[0] + kv_head * a.k_strides[1] + first_key * a.k_strides[2];
         const T* v = static_cast<const T*>(a.v) + batch * a.v_strides[0] + kv_head * a.v_strides[1] + first_key * a.v_strides[2];
-        widen_rows(k, a.k_strides[2], count, a.dim, block.keys, a.dim);
-        widen_rows(v, a.v_strides[2], count, a.value_dim, block.values, block.out_stride);
-        product<false>({block.keys, a.dim, 1}, block.q, block.rows, count, a.dim, block.scores, block.rows, block.rows);
+        const bool together = a.k_strides[2] == a.dim;
+        for (std::int64_t j = 0; j < count && !together; ++j) std::copy_n(k + j * a.k_strides[2], a.dim, keys + j * a.dim);
+        turn_values(v, a.v_strides[2], count, a.value_dim, pairs, values);
 
+        multiply({format, count, a.dim, together ? k : keys}, 0, count, q, scores, score_step);
         const bool masked = first_key < last_span.first || first_key + count > first_span.last;
-        softmax_block(a, block, key_mask, first_key, count, masked);
-        for (std::int64_t row = 0; row < rows; ++row)
-            if (const float factor = block.factors[row]; factor != 1.0f)
-                for (std::int64_t i = 0; i < block.out_stride; ++i) block.out[row * block.out_stride + i] *= factor;
-        product<true>({block.scores, 1, block.rows}, block.values, block.out_stride, rows, count, block.out, block.out_stride, block.out_stride);
+        for (std::int64_t p = 0; p < q.count(); ++p) {
+            float* of_panel = scores + p * score_step;
+            const std::int64_t row = p * width;
+            softmax_block(a, {rows.highest + row, rows.sums + row, rows.first + row, rows.last + row}, key_mask, first_key, count, masked, width, of_panel, factors + row);
+            std::fill(of_panel + count * width, of_panel + even * width, 0.0f);
+            weights.put(p, 0, even, of_panel);
+        }
+        multiply({format, a.value_dim, even, values}, 0, a.value_dim, weights, added, out_step);
+        for (std::int64_t p = 0; p < q.count(); ++p)
+            for (std::int64_t row = 0; row < width; row += lanes()) {
+                const VF factor = hn::LoadU(d, factors + p * width + row);
+                float *to = out + p * out_step + row, *more = added + p * out_step + row;
+                for (std::int64_t i = 0; i < out_step; i += width) hn::StoreU(hn::MulAdd(hn::LoadU(d, to + i), factor, hn::LoadU(d, more + i)), d, to + i);
+            }
     }
 
-    for (std::int64_t row = 0; row < rows; ++row) {
-        const float factor = block.sums[row] > 0 ? 1.0f / block.sums[row] : 0.0f;
-        const std::int64_t head = kv_head * group + row / queries, query = first_query + row % queries;
-        T* to = static_cast<T*>(a.out) + ((batch * a.num_queries + query) * a.heads + head) * a.value_dim;
-        for (std::int64_t i = 0; i < a.value_dim; ++i) store_narrow(block.out[row * block.out_stride + i] * factor, to + i);
+    for (std::int64_t p = 0; p < q.count(); ++p) {
+        const std::int64_t count = std::min(width, num_rows - p * width);
+        turn(out + p * out_step, width, a.value_dim, count, turned, a.value_dim);
+        for (std::int64_t t = 0; t < count; ++t) {
+            const std::int64_t row = p * width + t, head = kv_head * group + row / queries, query = first_query + row % queries;
+            const float factor = rows.sums[row] > 0 ? 1.0f / rows.sums[row] : 0.0f;
+            T* to = static_cast<T*>(a.out) + ((batch * a.num_queries + query) * a.heads + head) * a.value_dim;
+            for (std::int64_t i = 0; i < a.value_dim; ++i) store_narrow(turned[t * a.value_dim + i] * factor, to + i);
+        }
     }
 }
 

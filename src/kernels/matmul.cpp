@@ -6,11 +6,13 @@
 
 #include <hwy/highway.h>
 
+#include "kernels/bf16_dots.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "kernels/scratch.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <vector>
 
@@ -20,6 +22,7 @@ namespace mixwright::kernels {
 
 // The depth of one pass: a panel of it stays in the first or second cache, whatever K is.
 constexpr std::int64_t block_depth = 512;
+constexpr std::int64_t block_pairs_depth = 2048;  // of bf16: half the bytes, and twice the arithmetic a load
 constexpr std::int64_t tile_bytes = 128 << 10;  // of widened weights
 
 }  // namespace mixwright::kernels
@@ -30,12 +33,12 @@ namespace mixwright::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-std::int64_t panel_width() { return tile_width(); }
+std::int64_t f32_panel_width() { return tile_width(); }
 std::int64_t row_multiple() { return rows_at_once; }
 
 template <class T>
 void fill(const T* x, std::int64_t stride, std::int64_t cols, std::span<const std::int32_t> rows, float* panel) {
-    const std::int64_t width = panel_width(), count = static_cast<std::int64_t>(rows.size());
+    const std::int64_t width = tile_width(), count = static_cast<std::int64_t>(rows.size());
     if (count < width) std::fill(panel, panel + cols * width, 0.0f);
     // A few columns at a time, so that the lines of the panel stay in the cache until all tokens have written to them.
     constexpr std::int64_t strip = 64;
@@ -97,7 +100,7 @@ HWY_INLINE void widen_row(const Weights& weights, std::int64_t row, std::int64_t
     }
 }
 
-void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step) {
+void multiply_f32(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step) {
     const std::int64_t width = tile_width(), rows = end - begin;
     thread_local Scratch scratch;
     float* widened = scratch.of(rows * std::min(block_depth, weights.cols));
@@ -105,7 +108,7 @@ void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, cons
         const std::int64_t depth = std::min(block_depth, weights.cols - first);
         for (std::int64_t row = 0; row < rows; ++row) widen_row(weights, begin + row, first, depth, widened + row * depth);
         for (std::int64_t p = 0; p < x.count(); ++p) {
-            const float* panel = x.panel(p) + first * width;
+            const float* panel = x.panel<float>(p, first);
             float* to = out + p * panel_step;
             std::int64_t row = 0;
             for (; row + rows_at_once <= rows; row += rows_at_once) tile<rows_at_once>(false, first > 0, widened + row * depth, depth, depth, panel, to + row * width, width);
@@ -115,6 +118,44 @@ void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, cons
     }
 }
 
+// Columns [first, first + count) of one row as bf16, one after the other.
+void narrow_row(const Weights& weights, std::int64_t row, std::int64_t first, std::int64_t count, std::uint16_t* out) {
+    if (weights.format == Format::bf16) {
+        std::copy_n(static_cast<const std::uint16_t*>(weights.values) + row * weights.cols + first, count, out);
+        return;
+    }
+    std::array<float, block_pairs_depth> wide;
+    widen_row(weights, row, first, count, wide.data());
+    for (std::int64_t c = 0; c < count; ++c) out[c] = narrow(wide[static_cast<std::size_t>(c)]);
+}
+
+void turn_results(const float* HWY_RESTRICT from, std::int64_t width, std::int64_t rows, std::int64_t count, float* HWY_RESTRICT to, std::int64_t stride) {
+    std::int64_t o = 0;
+#if HWY_TARGET != HWY_SCALAR
+    const hn::FixedTag<float, 4> d;
+    const hn::RepartitionToWide<decltype(d)> wide;
+    for (; o + 4 <= rows; o += 4) {
+        std::int64_t t = 0;
+        for (; t + 4 <= count; t += 4) {
+            const float* at = from + o * width + t;
+            const auto a = hn::LoadU(d, at), b = hn::LoadU(d, at + width), e = hn::LoadU(d, at + 2 * width), f = hn::LoadU(d, at + 3 * width);
+            // Pairs of rows, then pairs of pairs.
+            const auto ab_low = hn::BitCast(wide, hn::InterleaveLower(d, a, b)), ab_high = hn::BitCast(wide, hn::InterleaveUpper(d, a, b));
+            const auto ef_low = hn::BitCast(wide, hn::InterleaveLower(d, e, f)), ef_high = hn::BitCast(wide, hn::InterleaveUpper(d, e, f));
+            float* out = to + t * stride + o;
+            hn::StoreU(hn::BitCast(d, hn::InterleaveLower(wide, ab_low, ef_low)), d, out);
+            hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(wide, ab_low, ef_low)), d, out + stride);
+            hn::StoreU(hn::BitCast(d, hn::InterleaveLower(wide, ab_high, ef_high)), d, out + 2 * stride);
+            hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(wide, ab_high, ef_high)), d, out + 3 * stride);
+        }
+        for (; t < count; ++t)
+            for (std::int64_t i = o; i < o + 4; ++i) to[t * stride + i] = from[i * width + t];
+    }
+#endif
+    for (; o < rows; ++o)
+        for (std::int64_t t = 0; t < count; ++t) to[t * stride + o] = from[o * width + t];
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace mixwright::kernels
 HWY_AFTER_NAMESPACE();
@@ -122,11 +163,13 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mixwright::kernels {
 
-HWY_EXPORT(panel_width);
+HWY_EXPORT(f32_panel_width);
 HWY_EXPORT(row_multiple);
 HWY_EXPORT(fill_f32);
 HWY_EXPORT(fill_bf16);
-HWY_EXPORT(multiply);
+HWY_EXPORT(multiply_f32);
+HWY_EXPORT(narrow_row);
+HWY_EXPORT(turn_results);
 
 namespace {
 
@@ -135,20 +178,53 @@ std::span<const std::int32_t> rows_of_panel(std::span<const std::int32_t> row_of
     return row_of.subspan(first, std::min(static_cast<std::size_t>(width), row_of.size() - first));
 }
 
+void multiply_bf16(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step) {
+    const std::int64_t rows = end - begin, cols = weights.cols;
+    // Rows are read as they lie if they can be: pairs end where they do, and twelve of them do not fall on the same lines of the cache.
+    constexpr std::int64_t same_lines = 4096;
+    const bool as_they_lie = weights.format == Format::bf16 && cols % 2 == 0 && row_bytes(Format::bf16, cols) % same_lines != 0;
+    constexpr std::int64_t stride = block_pairs_depth + 32;
+    thread_local std::vector<std::uint16_t> narrowed;
+    if (!as_they_lie && static_cast<std::int64_t>(narrowed.size()) < rows * stride) narrowed.resize(static_cast<std::size_t>(rows * stride));
+    for (std::int64_t first = 0; first < cols; first += block_pairs_depth) {
+        const std::int64_t depth = std::min(block_pairs_depth, cols - first), pairs = (depth + 1) / 2;
+        for (std::int64_t row = 0; row < rows && !as_they_lie; ++row) {
+            std::uint16_t* to = narrowed.data() + row * stride;
+            HWY_DYNAMIC_DISPATCH(narrow_row)(weights, begin + row, first, depth, to);
+            if (depth % 2 != 0) to[depth] = 0;
+        }
+        const std::uint16_t* from = as_they_lie ? static_cast<const std::uint16_t*>(weights.values) + begin * cols + first : narrowed.data();
+        for (std::int64_t p = 0; p < x.count(); ++p)
+            multiply_pairs(from, as_they_lie ? cols : stride, rows, pairs, x.panel<std::uint16_t>(p, first), first > 0, out + p * panel_step);
+    }
+}
+
 }  // namespace
 
-std::int64_t Panels::width() { return HWY_DYNAMIC_DISPATCH(panel_width)(); }
+Format Panels::kept_as(Format format) { return format == Format::bf16 && has_bf16_dots() ? Format::bf16 : Format::f32; }
 
-Panels::Panels(std::int64_t rows, std::int64_t cols)
-    : rows_(rows), cols_(cols), width_(width()), count_((rows + width_ - 1) / width_),
-      values_(hwy::AllocateAligned<float>(static_cast<std::size_t>(count_ * cols * width_))) {}
+Panels::Panels(std::int64_t rows, std::int64_t cols, Format format)
+    : format_(kept_as(format)), rows_(rows), cols_(cols), width_(format_ == Format::bf16 ? bf16_panel_width : HWY_DYNAMIC_DISPATCH(f32_panel_width)()),
+      count_((rows + width_ - 1) / width_), panel_bytes_(width_ * (format_ == Format::bf16 ? (cols + 1) / 2 * 4 : cols * 4)),
+      values_(hwy::AllocateAligned<std::byte>(static_cast<std::size_t>(count_ * panel_bytes_))) {}
 
 void Panels::fill(std::int64_t i, const float* x, std::int64_t stride, std::span<const std::int32_t> row_of) {
-    HWY_DYNAMIC_DISPATCH(fill_f32)(x, stride, cols_, rows_of_panel(row_of, i, width_), panel(i));
+    HWY_DYNAMIC_DISPATCH(fill_f32)(x, stride, cols_, rows_of_panel(row_of, i, width_), panel<float>(i));
 }
 
 void Panels::fill(std::int64_t i, const std::uint16_t* x, std::int64_t stride, std::span<const std::int32_t> row_of) {
-    HWY_DYNAMIC_DISPATCH(fill_bf16)(x, stride, cols_, rows_of_panel(row_of, i, width_), panel(i));
+    const auto rows = rows_of_panel(row_of, i, width_);
+    if (format_ == Format::bf16)
+        fill_pairs(x, stride, cols_, rows, panel<std::uint16_t>(i));
+    else
+        HWY_DYNAMIC_DISPATCH(fill_bf16)(x, stride, cols_, rows, panel<float>(i));
+}
+
+void Panels::put(std::int64_t i, std::int64_t begin, std::int64_t count, const float* results) {
+    if (format_ == Format::bf16)
+        put_pairs(results, count, panel<std::uint16_t>(i, begin));
+    else
+        std::copy_n(results, count * width_, panel<float>(i, begin));
 }
 
 std::int64_t tile_rows(std::int64_t rows, std::int64_t cols) {
@@ -158,7 +234,14 @@ std::int64_t tile_rows(std::int64_t rows, std::int64_t cols) {
 }
 
 void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step) {
-    HWY_DYNAMIC_DISPATCH(multiply)(weights, begin, end, x, out, panel_step);
+    if (x.format() == Format::bf16)
+        multiply_bf16(weights, begin, end, x, out, panel_step);
+    else
+        HWY_DYNAMIC_DISPATCH(multiply_f32)(weights, begin, end, x, out, panel_step);
+}
+
+void turn(const float* from, std::int64_t width, std::int64_t rows, std::int64_t count, float* to, std::int64_t stride) {
+    HWY_DYNAMIC_DISPATCH(turn_results)(from, width, rows, count, to, stride);
 }
 
 }  // namespace mixwright::kernels

@@ -6,9 +6,11 @@
 
 #include <hwy/highway.h>
 
+#include "kernels/bf16_dots.h"
 #include "kernels/matvec.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -103,6 +105,12 @@ void prepare_f32(Format format, const float* x, std::int64_t cols, std::int64_t 
 }
 void prepare_bf16(Format format, const std::uint16_t* x, std::int64_t cols, std::int64_t padded, std::byte* out, float* scale, float* sums) {
     prepare_row(format, x, cols, padded, out, scale, sums);
+}
+
+// To bf16, zeros behind.
+void prepare_pairs_f32(const float* x, std::int64_t cols, std::int64_t padded, std::uint16_t* out) {
+    for (std::int64_t c = 0; c < cols; ++c) out[c] = narrow(x[c]);
+    std::fill(out + cols, out + padded, std::uint16_t{0});
 }
 
 // ---- products -----------------------------------------------------------------------------------------------------
@@ -326,6 +334,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mixwright::kernels {
 
+HWY_EXPORT(prepare_pairs_f32);
 HWY_EXPORT(prepare_f32);
 HWY_EXPORT(prepare_bf16);
 HWY_EXPORT(multiply);
@@ -338,9 +347,10 @@ constexpr std::int64_t padded_cols(std::int64_t cols) { return (cols + padding -
 
 }  // namespace
 
-void Activations::allocate(Format format, std::int64_t rows, std::int64_t cols) {
+Activations::Activations(Format format, std::int64_t rows, std::int64_t cols)
+    : pairs_(format == Format::bf16 && has_bf16_dots()) {
     const bool integers = format == Format::int8 || format == Format::int4;
-    stride_ = padded_cols(cols) * (integers ? 2 : 4);
+    stride_ = padded_cols(cols) * (integers || pairs_ ? 2 : 4);
     values_ = hwy::AllocateAligned<std::byte>(static_cast<std::size_t>(rows * stride_));
     if (integers) scales_ = hwy::AllocateAligned<float>(static_cast<std::size_t>(rows));
     if (format != Format::int4) return;
@@ -348,23 +358,34 @@ void Activations::allocate(Format format, std::int64_t rows, std::int64_t cols) 
     sums_ = hwy::AllocateAligned<float>(static_cast<std::size_t>(rows * groups_));
 }
 
-Activations::Activations(Format format, const float* x, std::int64_t rows, std::int64_t cols, std::int64_t stride) {
-    allocate(format, rows, cols);
+Activations::Activations(Format format, const float* x, std::int64_t rows, std::int64_t cols, std::int64_t stride) : Activations(format, rows, cols) {
     for (std::int64_t i = 0; i < rows; ++i)
-        HWY_DYNAMIC_DISPATCH(prepare_f32)(format, x + i * stride, cols, padded_cols(cols), values_.get() + i * stride_, scales_.get() + i,
-                                          sums_.get() + i * groups_);
+        if (pairs_)
+            HWY_DYNAMIC_DISPATCH(prepare_pairs_f32)(x + i * stride, cols, padded_cols(cols), reinterpret_cast<std::uint16_t*>(values_.get() + i * stride_));
+        else
+            HWY_DYNAMIC_DISPATCH(prepare_f32)(format, x + i * stride, cols, padded_cols(cols), values_.get() + i * stride_, scales_.get() + i, sums_.get() + i * groups_);
 }
 
-Activations::Activations(Format format, const std::uint16_t* x, std::int64_t rows, std::int64_t cols, std::int64_t stride) {
-    allocate(format, rows, cols);
+Activations::Activations(Format format, const std::uint16_t* x, std::int64_t rows, std::int64_t cols, std::int64_t stride) : Activations(format, rows, cols) {
     for (std::int64_t i = 0; i < rows; ++i)
-        HWY_DYNAMIC_DISPATCH(prepare_bf16)(format, x + i * stride, cols, padded_cols(cols), values_.get() + i * stride_, scales_.get() + i,
-                                           sums_.get() + i * groups_);
+        if (pairs_) {
+            auto* to = reinterpret_cast<std::uint16_t*>(values_.get() + i * stride_);
+            std::fill(std::copy_n(x + i * stride, cols, to), to + padded_cols(cols), std::uint16_t{0});
+        } else {
+            HWY_DYNAMIC_DISPATCH(prepare_bf16)(format, x + i * stride, cols, padded_cols(cols), values_.get() + i * stride_, scales_.get() + i, sums_.get() + i * groups_);
+        }
 }
 
 void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, const Activations& x, std::span<const std::int32_t> x_rows, float* out,
               std::int64_t out_stride) {
-    HWY_DYNAMIC_DISPATCH(multiply)(weights, begin, end, x, x_rows, out, out_stride);
+    if (!x.pairs()) return HWY_DYNAMIC_DISPATCH(multiply)(weights, begin, end, x, x_rows, out, out_stride);
+    std::array<const std::uint16_t*, 64> rows;
+    for (std::size_t first = 0; first < x_rows.size(); first += rows.size()) {
+        const auto some = x_rows.subspan(first, std::min(rows.size(), x_rows.size() - first));
+        std::ranges::transform(some, rows.begin(), [&](std::int32_t row) { return reinterpret_cast<const std::uint16_t*>(x.row(row)); });
+        dot_pairs(static_cast<const std::uint16_t*>(weights.values) + begin * weights.cols, end - begin, weights.cols, {rows.data(), some.size()},
+                  out + begin + static_cast<std::int64_t>(first) * out_stride, out_stride);
+    }
 }
 
 }  // namespace mixwright::kernels

@@ -42,13 +42,14 @@ constexpr std::int64_t row_bytes(Format format, std::int64_t cols) {
 }
 
 /// Rows of activations in the order and type in which products with one format read them. int8 and int4 take 16-bit
-/// integers with a scale a row: far finer than the weights.
+/// integers with a scale a row: far finer than the weights. Beside bf16 they are f32, or bf16 too where the CPU multiplies pairs of that.
 class Activations {
 public:
     /// x: rows of f32, or of bf16 bits, `stride` elements apart.
     Activations(Format format, const float* x, std::int64_t rows, std::int64_t cols, std::int64_t stride);
     Activations(Format format, const std::uint16_t* x, std::int64_t rows, std::int64_t cols, std::int64_t stride);
 
+    bool pairs() const { return pairs_; }
     const std::byte* row(std::int64_t i) const { return values_.get() + i * stride_; }
     /// int8 and int4: the factor of row i.
     float scale(std::int64_t i) const { return scales_[static_cast<std::size_t>(i)]; }
@@ -56,8 +57,9 @@ public:
     const float* group_sums(std::int64_t i) const { return sums_.get() + i * groups_; }
 
 private:
-    void allocate(Format format, std::int64_t rows, std::int64_t cols);
+    Activations(Format format, std::int64_t rows, std::int64_t cols);
 
+    bool pairs_ = false;  // bf16, for bf16_dots.h
     hwy::AlignedFreeUniquePtr<std::byte[]> values_;
     hwy::AlignedFreeUniquePtr<float[]> scales_, sums_;
     std::int64_t stride_ = 0, groups_ = 0;

@@ -53,7 +53,7 @@ at::Tensor run_experts(const at::Tensor& x_in, const Routing& routing, std::span
     std::vector<std::size_t> few, many;
     for (std::size_t e = 0; e < experts.size(); ++e)
         if (const std::int32_t count = assignments.count(e); count > 0) (count <= max_skinny_rows ? few : many).push_back(e);
-    if (!many.empty()) has_fast_products(x.scalar_type()) ? products.run_matmul(many) : products.run_panels(many);
+    if (!many.empty()) has_faster_panels(x.scalar_type()) ? products.run_panels(many) : products.run_matmul(many);
     if (!few.empty()) products.run_few(few);
     if (!bf16) return sum;
     at::Tensor result = at::empty(x.sizes(), x.options());

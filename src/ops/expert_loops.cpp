@@ -25,9 +25,6 @@ MIXWRIGHT_VECTORISED void add_weighted(const float* x, float weight, std::int64_
 MIXWRIGHT_VECTORISED void add_weighted(const std::uint16_t* x, float weight, std::int64_t count, float* sum) {
     for (std::int64_t i = 0; i < count; ++i) sum[i] += weight * widen(x[i]);
 }
-MIXWRIGHT_VECTORISED void add_weighted_column(const float* x, std::int64_t step, float weight, std::int64_t count, float* sum) {
-    for (std::int64_t i = 0; i < count; ++i) sum[i] += weight * x[i * step];
-}
 MIXWRIGHT_VECTORISED void narrow_all(const float* from, std::int64_t count, std::uint16_t* to) {
     for (std::int64_t i = 0; i < count; ++i) to[i] = narrow<std::uint16_t>(from[i]);
 }

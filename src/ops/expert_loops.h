@@ -11,8 +11,6 @@ void silu_mul(const std::uint16_t* gate, const std::uint16_t* up, std::int64_t c
 /// sum += weight * x.
 void add_weighted(const float* x, float weight, std::int64_t count, float* sum);
 void add_weighted(const std::uint16_t* x, float weight, std::int64_t count, float* sum);
-/// The same with elements of x `step` apart.
-void add_weighted_column(const float* x, std::int64_t step, float weight, std::int64_t count, float* sum);
 /// f32 -> bf16 bits.
 void narrow_all(const float* from, std::int64_t count, std::uint16_t* to);
 

@@ -30,7 +30,7 @@ void for_each_piece(std::vector<Block>& blocks, std::int64_t pieces, const Work&
 }
 
 void run_batch(const at::Tensor& x, std::vector<Block>& blocks, float* y) {
-    const std::int64_t D = x.size(1), width = kernels::Panels::width();
+    const std::int64_t D = x.size(1), width = blocks.front().x.width();
     std::int64_t panels = 0, widest = 0;  // experts may differ in width
     for (const Block& block : blocks) {
         panels = std::max(panels, block.x.count());
@@ -40,28 +40,34 @@ void run_batch(const at::Tensor& x, std::vector<Block>& blocks, float* y) {
         if (p < block.x.count()) fill_panel(block.x, p, x, block.tokens);
     });
 
-    // The gate's result goes where the hidden activations will be.
     const std::int64_t hidden_tile = kernels::tile_rows(widest, D);
     for_each_piece(blocks, (widest + hidden_tile - 1) / hidden_tile, [&](Block& block, std::int64_t piece) {
-        const std::int64_t F = block.hidden.cols(), begin = piece * hidden_tile, end = std::min(F, begin + hidden_tile), step = hidden_tile * width;
+        const std::int64_t begin = piece * hidden_tile, end = std::min(block.hidden.cols(), begin + hidden_tile), step = hidden_tile * width;
         if (begin >= end) return;
-        float* gate = block.hidden.panel(0) + begin * width;
-        float* up = panel_scratch(block.x.count() * step);
-        kernels::multiply(kernel_weights(block.expert->gate, D), begin, end, block.x, gate, F * width);
+        float* gate = panel_scratch(2 * block.x.count() * step);
+        float* up = gate + block.x.count() * step;
+        kernels::multiply(kernel_weights(block.expert->gate, D), begin, end, block.x, gate, step);
         kernels::multiply(kernel_weights(block.expert->up, D), begin, end, block.x, up, step);
-        for (std::int64_t p = 0; p < block.x.count(); ++p) silu_mul(gate + p * F * width, up + p * step, (end - begin) * width, gate + p * F * width);
+        for (std::int64_t p = 0; p < block.x.count(); ++p, gate += step, up += step) {
+            silu_mul(gate, up, (end - begin) * width, gate);
+            block.hidden.put(p, begin, end - begin, gate);
+        }
     });
 
     // Experts share tokens, so a thread takes some columns of the output through all blocks.
     const std::int64_t out_tile = kernels::tile_rows(D, widest);
     share_work((D + out_tile - 1) / out_tile, [&](std::int64_t piece) {
-        const std::int64_t begin = piece * out_tile, end = std::min(D, begin + out_tile), step = out_tile * width;
+        const std::int64_t begin = piece * out_tile, count = std::min(D, begin + out_tile) - begin, step = out_tile * width;
         for (const Block& block : blocks) {
-            float* out = panel_scratch(block.hidden.count() * step);
-            kernels::multiply(kernel_weights(block.expert->down, block.hidden.cols()), begin, end, block.hidden, out, step);
-            for (std::size_t t = 0; t < block.tokens.size(); ++t) {
-                const auto panel = static_cast<std::int64_t>(t) / width, column = static_cast<std::int64_t>(t) % width;
-                add_weighted_column(out + panel * step + column, width, block.weights[t], end - begin, y + block.tokens[t] * D + begin);
+            float* sums = panel_scratch((block.hidden.count() + 1) * step);
+            float* turned = sums + block.hidden.count() * step;
+            kernels::multiply(kernel_weights(block.expert->down, block.hidden.cols()), begin, begin + count, block.hidden, sums, step);
+            const auto num_tokens = static_cast<std::int64_t>(block.tokens.size());
+            for (std::int64_t first = 0; first < num_tokens; first += width, sums += step) {
+                const std::int64_t tokens = std::min(width, num_tokens - first);
+                kernels::turn(sums, width, count, tokens, turned, count);
+                for (std::int64_t t = 0; t < tokens; ++t)
+                    add_weighted(turned + t * count, block.weights[first + t], count, y + block.tokens[static_cast<std::size_t>(first + t)] * D + begin);
             }
         }
     });
@@ -84,7 +90,7 @@ void ExpertProducts::run_panels(std::span<const std::size_t> chosen) const {
             const std::size_t slot = static_cast<std::size_t>(assignments.begin[e]) + first, size = std::min(block_tokens, count - first);
             if (tokens_in_batch + size > batch_tokens) flush();
             const auto rows = static_cast<std::int64_t>(size);
-            batch.push_back({&experts[e], {&assignments.token[slot], size}, &assignments.weight[slot], kernels::Panels(rows, D), kernels::Panels(rows, experts[e].gate.weight.size(0))});
+            batch.push_back({&experts[e], {&assignments.token[slot], size}, &assignments.weight[slot], panels_for(x, rows, D), panels_for(x, rows, experts[e].gate.weight.size(0))});
             tokens_in_batch += size;
         }
     }

@@ -5,10 +5,19 @@ namespace mixwright::ops {
 bool has_fast_products(at::ScalarType dtype) {
     if (dtype != at::kBFloat16) return true;
 #if defined(__x86_64__)
-    static const bool has_instructions = __builtin_cpu_supports("avx512bf16") != 0;  // AMX comes with it
+    static const bool has_instructions = __builtin_cpu_supports("avx512bf16") != 0;  // where there is AMX, there is this
     return has_instructions;
 #else
     return true;
+#endif
+}
+
+bool has_faster_panels(at::ScalarType dtype) {
+#if defined(__x86_64__)
+    static const bool multiplies_matrices = __builtin_cpu_supports("amx-bf16") != 0;
+    return dtype == at::kBFloat16 && !multiplies_matrices;
+#else
+    return !has_fast_products(dtype);
 #endif
 }
 

@@ -16,4 +16,8 @@ inline bool kernels_apply(const at::Tensor& x) {
 /// there are instructions for it. Elsewhere its bf16 products run at a tenth of those in f32.
 bool has_fast_products(at::ScalarType dtype);
 
+/// Whether our products of many rows (kernels/matmul.h) beat libtorch's in this dtype: with bf16, unless the CPU multiplies matrices (AMX).
+/// Where it has dot products of bf16 the two are equally fast, and ours need no copies around them.
+bool has_faster_panels(at::ScalarType dtype);
+
 }  // namespace mixwright::ops

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
+#include <bit>
 #include <cmath>
 #include <numeric>
 
@@ -12,15 +13,16 @@ namespace mixwright::kernels {
 namespace {
 
 // Largest difference from a sum in double, as a share of what a sum of that many terms typically is.
-double worst_error(const Sample& sample, std::int64_t num_rows, bool from_bits) {
-    const std::int64_t cols = sample.weights.cols, rows = sample.weights.rows, width = Panels::width();
+double worst_error(const Sample& sample, std::int64_t num_rows, bool from_bits, Format kept = Format::f32) {
+    const std::int64_t cols = sample.weights.cols, rows = sample.weights.rows;
     const std::vector<float> x = normal_rows(num_rows, cols);
     std::vector<std::uint16_t> bits(x.size());
     std::transform(x.begin(), x.end(), bits.begin(), to_bf16);
     // In reverse, so that the choice of rows is seen to be followed.
     std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
     std::iota(order.rbegin(), order.rend(), 0);
-    Panels panels(num_rows, cols);
+    Panels panels(num_rows, cols, kept);
+    const std::int64_t width = panels.width();
     for (std::int64_t p = 0; p < panels.count(); ++p) from_bits ? panels.fill(p, bits.data(), cols, order) : panels.fill(p, x.data(), cols, order);
 
     std::vector<float> out(static_cast<std::size_t>(panels.count() * rows * width), 1e9f);  // what was there must not count
@@ -66,6 +68,52 @@ TEST(Matmul, AddsUpLongRowsBlockByBlock) {
     for_each_target([] {
         for (const Format format : {Format::f32, Format::bf16, Format::int4})
             EXPECT_LT(worst_error(Sample(format, 9, 2500), 20, true), format == Format::int4 ? 2e-2 : 1e-5) << static_cast<int>(format);
+    });
+}
+
+// On a CPU without the instruction these are the sums in f32 again.
+TEST(Matmul, MultipliesPairsOfBf16) {
+    for (const Format format : {Format::bf16, Format::int8, Format::int4})
+        for (const std::int64_t cols : {5, 64, 200, 1025, 2500})
+            for (const std::int64_t rows : {1, 6, 53})
+                for (const std::int64_t tokens : {1, 32, 41})
+                    EXPECT_LT(worst_error(Sample(format, rows, cols), tokens, true, Format::bf16), format == Format::bf16 ? 1e-5 : 2e-2)
+                        << static_cast<int>(format) << ": " << tokens << " x " << cols << " -> " << rows;
+}
+
+TEST(Panels, TakeResultsAsActivations) {
+    for (const Format format : {Format::f32, Format::bf16})
+        for (const std::int64_t cols : {5, 48}) {
+            Panels filled(3, cols, format), put(3, cols, format);
+            const std::int64_t width = filled.width();
+            std::vector<std::uint16_t> bits;
+            std::ranges::transform(normal_rows(3, cols), std::back_inserter(bits), to_bf16);
+            const std::vector<std::int32_t> order{0, 1, 2};
+            filled.fill(0, bits.data(), cols, order);
+            std::vector<float> results(static_cast<std::size_t>(cols * width));
+            for (std::int64_t t = 0; t < 3; ++t)
+                for (std::int64_t c = 0; c < cols; ++c)
+                    results[static_cast<std::size_t>(c * width + t)] = std::bit_cast<float>(static_cast<std::uint32_t>(bits[static_cast<std::size_t>(t * cols + c)]) << 16);
+            put.put(0, 0, 2, results.data());
+            put.put(0, 2, cols - 2, results.data() + 2 * width);
+            const Sample sample(Format::bf16, 7, cols);
+            std::vector<float> of_filled(static_cast<std::size_t>(7 * width)), of_put(of_filled.size());
+            multiply(sample.weights, 0, 7, filled, of_filled.data(), 0);
+            multiply(sample.weights, 0, 7, put, of_put.data(), 0);
+            EXPECT_EQ(of_filled, of_put);
+        }
+}
+
+TEST(Matmul, TurnsResultsIntoRowsOfTokens) {
+    for_each_target([] {
+        for (const std::int64_t rows : {1, 4, 11})
+            for (const std::int64_t count : {1, 4, 15}) {
+                const std::vector<float> from = normal_rows(rows, 16);
+                std::vector<float> to(static_cast<std::size_t>(count * rows), 1e9f);
+                turn(from.data(), 16, rows, count, to.data(), rows);
+                for (std::int64_t o = 0; o < rows; ++o)
+                    for (std::int64_t t = 0; t < count; ++t) EXPECT_EQ(to[static_cast<std::size_t>(t * rows + o)], from[static_cast<std::size_t>(o * 16 + t)]);
+            }
     });
 }
 

@@ -99,7 +99,9 @@ TEST_F(ExpertKernels, EveryWayOfMultiplyingGivesTheSame) {
             const double allowed = dtype == at::kFloat ? 2e-5 : 0.02 * truth.abs().max().item<double>();
             EXPECT_LT(worst(&ExpertProducts::run_panels), allowed);
             EXPECT_LT(worst(&ExpertProducts::run_matmul), allowed);
-            if (tokens <= 16) EXPECT_LT(worst(&ExpertProducts::run_few), allowed);
+            if (tokens <= 16) {
+                EXPECT_LT(worst(&ExpertProducts::run_few), allowed);
+            }
         }
     }
 }

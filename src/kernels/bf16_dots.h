@@ -1,0 +1,32 @@
+// Sums of products of bf16 pairs, as CPUs with AVX512-BF16 make them: twice the arithmetic of f32 an instruction, exact products,
+// f32 sums. Highway 1.0 does not know the instruction, hence this file beside its kernels.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace mixwright::kernels {
+
+/// Tokens of a panel, and the rows of weights to hand over at a time for best use of the registers.
+constexpr std::int64_t bf16_panel_width = 32, bf16_rows_at_once = 12;
+
+/// Whether this CPU has the instruction. What follows runs only there.
+bool has_bf16_dots();
+
+/// Puts bf16 rows x[row_of[t]], `stride` elements apart, into a panel [(cols + 1) / 2, 32, 2]; zeros behind the last column and token.
+void fill_pairs(const std::uint16_t* x, std::int64_t stride, std::int64_t cols, std::span<const std::int32_t> row_of, std::uint16_t* panel);
+
+/// Puts `count` rows of f32 results [count, 32] into a panel, from its pair 0 on: what is the output of one product becomes the input of the next.
+/// A zero beside the last one when count is odd.
+void put_pairs(const float* results, std::int64_t count, std::uint16_t* panel);
+
+/// Rows of weights [rows, 2 * pairs] in bf16, `stride` (even) elements apart, times a panel [pairs, 32, 2] of activations: out[r * 32 + t] = the
+/// dot product of row r and token t, added to what is there when `add`. The panel is
+/// aligned to 64 bytes.
+void multiply_pairs(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, bool add, float* out);
+
+/// out[i * out_stride + o] = weights[o] . x[i] for o in [0, rows): few rows of activations with many of weights [rows, cols], which lie one behind
+/// the other. Activations are padded with zeros to a multiple of 32 columns.
+void dot_pairs(const std::uint16_t* weights, std::int64_t rows, std::int64_t cols, std::span<const std::uint16_t* const> x, float* out, std::int64_t out_stride);
+
+}  // namespace mixwright::kernels

@@ -32,8 +32,9 @@ at::Tensor Session::extend(std::int64_t end, model::Taps* taps) {
         const std::int64_t first = cache_.length(), count = std::min(prompt_chunk, end - first);
         const at::Tensor input = at::tensor(at::ArrayRef<std::int64_t>(ids_.data() + first, static_cast<std::size_t>(count)), at::kLong)
                                      .unsqueeze(0).to(model_.placement.device);
-        const model::Step step = model_.decoder.step(count, model_.placement.device, &cache_, taps);
-        last = model_.run(input, step).select(1, count - 1);
+        model::Step step = model_.decoder.step(count, model_.placement.device, &cache_, taps);
+        step.last_only = taps == nullptr;  // who listens hears of every token
+        last = model_.run(input, step).select(1, -1);
     }
     return last;
 }

@@ -31,12 +31,12 @@ public:
     /// ids [B, L] int64 -> [B, L, D] in `dtype`, that of the weights when undefined; scaled where the architecture says so.
     /// Error(mismatch) when an id is not in the vocabulary.
     at::Tensor embed(const ModelWeights& weights, const at::Tensor& ids, std::optional<at::ScalarType> dtype = std::nullopt) const;
-    /// The stream after one layer.
+    /// The stream after one layer: [B, L, D], or [B, 1, D] after the last one of a step that is last_only.
     at::Tensor run_layer(const LayerWeights& weights, std::int64_t layer, const at::Tensor& hidden_BLD, const Step& step) const;
     /// The final norm, [.., D] -> [.., D].
     at::Tensor final_norm(const ModelWeights& weights, const at::Tensor& hidden) const;
 
-    /// All layers and the final norm on resident weights: ids [B, L] -> [B, L, D]. Advances the cache of the step.
+    /// All layers and the final norm on resident weights: ids [B, L] -> [B, L, D], [B, 1, D] when the step is last_only. Advances its cache.
     at::Tensor run(const ModelWeights& weights, const at::Tensor& ids, const Step& step) const;
     /// [.., D] -> [.., V], in the dtype of the weights: divided and soft-capped where the architecture says so.
     at::Tensor logits(const ModelWeights& weights, const at::Tensor& hidden) const;

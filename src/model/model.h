@@ -16,7 +16,7 @@ struct Model {
     ModelWeights weights;
     bool streamed = false;  // weights.layers is empty; each layer is loaded when it is due and given back after it
 
-    /// All layers and the final norm: ids [B, L] -> [B, L, D]. Advances the cache of the step.
+    /// All layers and the final norm: ids [B, L] -> [B, L, D], [B, 1, D] when the step is last_only. Advances its cache.
     at::Tensor run(const at::Tensor& ids, const Step& step) const;
     /// [.., D] -> [.., V]
     at::Tensor logits(const at::Tensor& hidden) const { return decoder.logits(weights, hidden); }

@@ -9,7 +9,9 @@
 
 namespace mixwright::model {
 
-/// x [B, L, D] (normalised) -> [B, L, D]. Appends to the cache of the step when there is one. Differentiable.
-at::Tensor self_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, const Step& step);
+/// x [B, L, D] (normalised) -> [B, Q, D]: of the last `num_queries` positions, which all are, but for the last layer of a step that is last_only.
+/// Appends to the cache of the step when there is one. Differentiable.
+at::Tensor self_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, std::int64_t num_queries,
+                          const Step& step);
 
 }  // namespace mixwright::model

@@ -39,6 +39,7 @@ struct Step {
     KvCache* cache = nullptr;   // null: the call sees whole sequences
     std::vector<Segment> segments;  // of a call [1, N] whose tokens belong to several sequences; each has a cache of its own
     Taps* taps = nullptr;
+    bool last_only = false;     // the caller reads the last token's stream alone, and the last layer computes no other (not for segments)
 
     /// Called once all layers have seen the `length` tokens of a call.
     void advance(std::int64_t length) const;

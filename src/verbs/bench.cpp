@@ -69,8 +69,9 @@ private:
     static double prefill_seconds(const model::Model& model, const at::Tensor& input) {
         const auto start = Clock::now();
         model::KvCache cache(model.decoder.spec(), input.size(1));
-        const at::Tensor hidden = model.run(input, model.decoder.step(input.size(1), input.device(), &cache));
-        model.logits(hidden.select(1, input.size(1) - 1)).argmax(-1).to(at::kCPU);
+        model::Step step = model.decoder.step(input.size(1), input.device(), &cache);
+        step.last_only = true;
+        model.logits(model.run(input, step).select(1, 0)).argmax(-1).to(at::kCPU);
         return seconds_since(start);
     }
 

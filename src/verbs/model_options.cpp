@@ -21,6 +21,7 @@ model::Model load_model(const CommonOptions& common, arch::OpenModel files, cons
     const auto format = model::quantization(options.quant);
     const model::Placement placement = placement_for(common, files, default_dtype);
     release_startup_memory();
+    keep_freed_memory();
     if (options.stream_layers) return model::stream_model(std::move(files), placement);
     model::Model model = model::load_model(std::move(files), placement);
     if (format) model::quantize(model, *format);

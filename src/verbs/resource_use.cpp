@@ -25,6 +25,11 @@ std::uint64_t peak_rss_bytes() {
     return static_cast<std::uint64_t>(usage.ru_maxrss) * kibi;
 }
 
+void keep_freed_memory() {
+    ::mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that malloc accepts; larger blocks go back at once
+    ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
+}
+
 void release_startup_memory() {
     ::malloc_trim(0);
     const auto release_code = [](dl_phdr_info* object, std::size_t, void*) {

@@ -21,8 +21,7 @@ void fill_pairs(const std::uint16_t* x, std::int64_t stride, std::int64_t cols, 
 void put_pairs(const float* results, std::int64_t count, std::uint16_t* panel);
 
 /// Rows of weights [rows, 2 * pairs] in bf16, `stride` (even) elements apart, times a panel [pairs, 32, 2] of activations: out[r * 32 + t] = the
-/// dot product of row r and token t, added to what is there when `add`. The panel is
-/// aligned to 64 bytes.
+/// dot product of row r and token t, added to what is there when `add`. The panel is aligned to 64 bytes.
 void multiply_pairs(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, bool add, float* out);
 
 /// out[i * out_stride + o] = weights[o] . x[i] for o in [0, rows): few rows of activations with many of weights [rows, cols], which lie one behind

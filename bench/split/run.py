@@ -49,7 +49,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             for i, (name, options) in enumerate(methods):
                 done = split(arguments.binary, moe, Path(folder) / str(i), arguments.data, options, arguments.tokens)
-                mixture, students = done["report"][0], done["report"][1:]
+                mixture, *rows = done["report"]
+                students = [row for row in rows if row["model"].endswith("healed")] or rows  # what was healed stands there before and after
                 dense = students[0] if len(students) == 1 else students[0] | {"ppl": {d: row["ppl"][d] for d, row in zip(mixture["ppl"], students)}}
                 if i == 0:
                     print(f"| mixture | {mixture['parameters'] / 1e6:.1f} M, {mixture['active_parameters'] / 1e6:.1f} M active | "

@@ -152,6 +152,39 @@ def llama_prebuilt(gguf):
     return {**json.loads(out.splitlines()[-1]), "rss": rss}
 
 
+# ---- the bound ----------------------------------------------------------------------------------------------------
+
+def gemm_worker():
+    """GFLOPS of libtorch's bf16 products of a prompt's size, the best of several."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    rates = []
+    for m, k, n in ((512, 576, 3072), (2048, 1024, 1024), (4096, 576, 3072)):
+        a, b = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16()
+        for _ in range(20):
+            start = time.perf_counter()
+            for _ in range(5):
+                torch.nn.functional.linear(a, b)
+            rates.append(5 * 2 * m * k * n / (time.perf_counter() - start) / 1e9)
+    print(max(rates))
+
+
+def gemm_rate():
+    return float(child([sys.executable, __file__, "--gemm"])[0].splitlines()[-1])
+
+
+def flops_per_token(model):
+    """Of reading LENGTH tokens: projections, active experts, and scores against half the prompt; the head is for last tokens only."""
+    config = json.loads((model / "config.json").read_text())
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    dim = config.get("head_dim") or hidden // heads
+    width = config.get("moe_intermediate_size") or config["intermediate_size"]
+    projections = 2 * hidden * dim * (heads + config["num_key_value_heads"])
+    experts = config["num_experts_per_tok"] * 3 * hidden * width
+    return config["num_hidden_layers"] * (2 * (projections + experts) + 4 * heads * dim * LENGTH / 2)
+
+
 # ---- the comparison -----------------------------------------------------------------------------------------------
 
 def compare(name, binary, model, runs, prompts, without):
@@ -165,7 +198,10 @@ def compare(name, binary, model, runs, prompts, without):
             if "built" not in without:
                 programs[f"llama.cpp {kind}"] = lambda gguf=as_gguf(model, kind): llama(gguf)
             programs[f"llama.cpp {kind}, npm"] = lambda gguf=as_gguf(model, kind): llama_prebuilt(gguf)
-    rounds = [{program: run() for program, run in programs.items()} for _ in range(runs)]
+    rounds, rates = [], []
+    for _ in range(runs):
+        rates.append(gemm_rate())
+        rounds.append({program: run() for program, run in programs.items()})
 
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     print(f"\n{name}: {size / 1e6:.0f} MB, {runs} rounds, {os.cpu_count()} cores")
@@ -173,6 +209,8 @@ def compare(name, binary, model, runs, prompts, without):
     for program in programs:
         prefill, decode, load, rss = (statistics.median(r[program][key] for r in rounds) for key in ("prefill", "decode", "load", "rss"))
         print(f"| {program} | {prefill:.0f} | {decode:.1f} | {load:.2f} | {rss / 1e6:.0f} |")
+    reached = [r["mixwright bf16"]["prefill"] * flops_per_token(model) / 1e9 for r in rounds]
+    print(f"mixwright bf16 reads at {statistics.median(reached):.0f} GFLOPS, {statistics.median(a / b for a, b in zip(reached, rates)):.0%} of libtorch's bf16 products ({statistics.median(rates):.0f})")
     for other in programs:
         ours = "mixwright int8" if "q8_0" in other else "mixwright bf16"
         if other.startswith("mixwright"):
@@ -184,6 +222,8 @@ def compare(name, binary, model, runs, prompts, without):
 def main():
     if sys.argv[1:2] == ["--worker"]:
         return transformers_worker(*sys.argv[2:])
+    if sys.argv[1:2] == ["--gemm"]:
+        return gemm_worker()
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
     parser.add_argument("cases", nargs="*", choices=["small", "wide", []], default=["small", "wide"])

@@ -22,6 +22,14 @@ struct Block {
     kernels::Panels x, hidden;
 };
 
+// Rows of the output are met in no order that a core could foresee, so each is asked for while those before it are added to.
+constexpr std::int64_t tokens_ahead = 4;
+
+void fetch(const float* row, std::int64_t count) {
+    constexpr std::int64_t line = 16;
+    for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(row + i, 1);
+}
+
 // Calls work(block, piece) for `pieces` pieces of each block.
 template <class Work>
 void for_each_piece(std::vector<Block>& blocks, std::int64_t pieces, const Work& work) {
@@ -66,8 +74,11 @@ void run_batch(const at::Tensor& x, std::vector<Block>& blocks, float* y) {
             for (std::int64_t first = 0; first < num_tokens; first += width, sums += step) {
                 const std::int64_t tokens = std::min(width, num_tokens - first);
                 kernels::turn(sums, width, count, tokens, turned, count);
-                for (std::int64_t t = 0; t < tokens; ++t)
-                    add_weighted(turned + t * count, block.weights[first + t], count, y + block.tokens[static_cast<std::size_t>(first + t)] * D + begin);
+                const auto sum_of = [&](std::int64_t t) { return y + block.tokens[static_cast<std::size_t>(first + t)] * D + begin; };
+                for (std::int64_t t = 0; t < tokens; ++t) {
+                    if (t + tokens_ahead < tokens) fetch(sum_of(t + tokens_ahead), count);
+                    add_weighted(turned + t * count, block.weights[first + t], count, sum_of(t));
+                }
             }
         }
     });

@@ -27,7 +27,7 @@ std::uint64_t peak_rss_bytes() {
 
 void keep_freed_memory() {
     ::mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that malloc accepts; larger blocks go back at once
-    ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
+    ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
 }
 
 void release_startup_memory() {

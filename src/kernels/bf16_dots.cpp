@@ -9,6 +9,13 @@
 #endif
 
 namespace mixwright::kernels {
+namespace {
+
+bool dots_allowed = true;
+
+}  // namespace
+
+void allow_bf16_dots(bool allowed) { dots_allowed = allowed; }
 
 #if defined(__x86_64__)
 namespace {
@@ -106,7 +113,7 @@ MIXWRIGHT_BF16_TARGET inline void dots(const std::uint16_t* weights, std::int64_
 
 bool has_bf16_dots() {
     static const bool has = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return has;
+    return has && dots_allowed;
 }
 
 MIXWRIGHT_BF16_TARGET void fill_pairs(const std::uint16_t* x, std::int64_t stride, std::int64_t cols, std::span<const std::int32_t> row_of, std::uint16_t* panel) {

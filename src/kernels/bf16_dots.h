@@ -12,6 +12,8 @@ constexpr std::int64_t bf16_panel_width = 32, bf16_rows_at_once = 12;
 
 /// Whether this CPU has the instruction. What follows runs only there.
 bool has_bf16_dots();
+/// For tests: whether it may be used where it is.
+void allow_bf16_dots(bool allowed);
 
 /// Puts bf16 rows x[row_of[t]], `stride` elements apart, into a panel [(cols + 1) / 2, 32, 2]; zeros behind the last column and token.
 void fill_pairs(const std::uint16_t* x, std::int64_t stride, std::int64_t cols, std::span<const std::int32_t> row_of, std::uint16_t* panel);

@@ -1,12 +1,12 @@
 #include "kernels/gemm.h"
 
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include <cmath>
 #include <numeric>
 #include <random>
 
+#include "kernels/every_target.h"
 #include "kernels/sample_weights.h"
 
 namespace mixwright::kernels {
@@ -68,17 +68,14 @@ void expect_product(std::int64_t m, std::int64_t k, std::int64_t n, bool a_trans
 }
 
 TEST(Gemm, EqualsTheDefinitionHoweverTheFactorsLie) {
-    for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
-        hwy::SetSupportedTargetsForTest(target);
-        SCOPED_TRACE(hwy::TargetName(target));
+    for_every_target([] {
         for (const Format format : {Format::f32, Format::bf16})
             for (const bool a_transposed : {false, true})
                 for (const bool b_transposed : {false, true})
                     for (const bool gathered : {false, true})
                         for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{1, 1, 1}, {7, 0, 5}, {6, 33, 16}, {13, 300, 37}, {200, 40, 70}})
                             expect_product(m, k, n, a_transposed, b_transposed, gathered, format);
-    }
-    hwy::SetSupportedTargetsForTest(0);
+    });
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include <bit>
 #include <cmath>
@@ -11,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/every_target.h"
 #include "kernels/sample_weights.h"
 
 namespace mixwright::kernels {
@@ -62,11 +62,7 @@ TEST_P(Matvec, TakesAnyNumberOfRows) {
 
 TEST_P(Matvec, IsTheSameOnEveryTargetOfThisCpu) {
     const Sample sample(GetParam(), 6, 333);
-    for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
-        hwy::SetSupportedTargetsForTest(target);
-        EXPECT_LT(worst_error(sample, 5, true), tolerance(GetParam())) << hwy::TargetName(target);
-    }
-    hwy::SetSupportedTargetsForTest(0);
+    for_every_target([&] { EXPECT_LT(worst_error(sample, 5, true), tolerance(GetParam())); });
 }
 
 TEST_P(Matvec, LongRowsDoNotOverflow) {

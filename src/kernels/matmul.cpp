@@ -181,7 +181,7 @@ std::span<const std::int32_t> rows_of_panel(std::span<const std::int32_t> row_of
 void multiply_bf16(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step) {
     const std::int64_t rows = end - begin, cols = weights.cols;
     // Rows are read as they lie if they can be: pairs end where they do, and twelve of them do not fall on the same lines of the cache.
-    constexpr std::int64_t same_lines = 4096;
+    constexpr std::int64_t same_lines = 4096, cache_line = 32;  // bytes; elements
     const bool as_they_lie = weights.format == Format::bf16 && cols % 2 == 0 && row_bytes(Format::bf16, cols) % same_lines != 0;
     constexpr std::int64_t stride = block_pairs_depth + 32;
     thread_local std::vector<std::uint16_t> narrowed;
@@ -194,8 +194,13 @@ void multiply_bf16(const Weights& weights, std::int64_t begin, std::int64_t end,
             if (depth % 2 != 0) to[depth] = 0;
         }
         const std::uint16_t* from = as_they_lie ? static_cast<const std::uint16_t*>(weights.values) + begin * cols + first : narrowed.data();
-        for (std::int64_t p = 0; p < x.count(); ++p)
+        // The rows that the next call is for come nearer meanwhile, a share of them with each panel.
+        const std::int64_t next_rows = as_they_lie ? std::min(weights.rows - end, rows) : 0, share = next_rows > 0 ? (next_rows + x.count() - 1) / x.count() : 0;
+        for (std::int64_t p = 0; p < x.count(); ++p) {
+            for (std::int64_t row = p * share; row < std::min(next_rows, (p + 1) * share); ++row)
+                for (std::int64_t c = 0; c < depth; c += cache_line) __builtin_prefetch(from + (rows + row) * cols + c, 0, 2);
             multiply_pairs(from, as_they_lie ? cols : stride, rows, pairs, x.panel<std::uint16_t>(p, first), first > 0, out + p * panel_step);
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 #include "ops/expert_loops.h"
 #include "ops/expert_products.h"
@@ -11,101 +14,106 @@
 namespace mixwright::ops {
 namespace {
 
-constexpr std::size_t block_tokens = 512;   // of one expert
-constexpr std::size_t batch_tokens = 1024;  // of experts that run together
+void store_row(const float* from, std::int64_t count, float* to) { std::copy_n(from, count, to); }
+void store_row(const float* from, std::int64_t count, std::uint16_t* to) { narrow_all(from, count, to); }
+
+// What a core makes of some tokens stays in its second cache.
+constexpr std::int64_t unit_bytes = 640 << 10;
 
 // Some tokens of one expert.
-struct Block {
+struct Unit {
     const Mlp* expert;
-    std::span<const std::int32_t> tokens;
-    const float* weights;
-    kernels::Panels x, hidden;
+    std::size_t slot;      // of the first, among all assignments
+    std::int64_t tokens;
 };
 
-// Rows of the output are met in no order that a core could foresee, so each is asked for while those before it are added to.
-constexpr std::int64_t tokens_ahead = 4;
+// out[i] = what the expert makes of token i, [tokens, D] in the dtype of x.
+template <class T>
+void run_unit(const at::Tensor& x, const Unit& unit, std::span<const std::int32_t> tokens, T* out) {
+    const std::int64_t D = x.size(1), F = unit.expert->gate.weight.size(0);
+    kernels::Panels inputs = panels_for(x, unit.tokens, D), hidden = panels_for(x, unit.tokens, F);
+    const std::int64_t panels = inputs.count(), width = inputs.width(), hidden_tile = kernels::tile_rows(F, D), out_tile = kernels::tile_rows(D, F);
+    for (std::int64_t p = 0; p < panels; ++p) fill_panel(inputs, p, x, tokens);
 
-void fetch(const float* row, std::int64_t count) {
-    constexpr std::int64_t line = 16;
-    for (std::int64_t i = 0; i < count; i += line) __builtin_prefetch(row + i, 1);
-}
-
-// Calls work(block, piece) for `pieces` pieces of each block.
-template <class Work>
-void for_each_piece(std::vector<Block>& blocks, std::int64_t pieces, const Work& work) {
-    share_work(pieces * static_cast<std::int64_t>(blocks.size()),
-               [&](std::int64_t unit) { work(blocks[static_cast<std::size_t>(unit / pieces)], unit % pieces); });
-}
-
-void run_batch(const at::Tensor& x, std::vector<Block>& blocks, float* y) {
-    const std::int64_t D = x.size(1), width = blocks.front().x.width();
-    std::int64_t panels = 0, widest = 0;  // experts may differ in width
-    for (const Block& block : blocks) {
-        panels = std::max(panels, block.x.count());
-        widest = std::max(widest, block.hidden.cols());
-    }
-    for_each_piece(blocks, panels, [&](Block& block, std::int64_t p) {
-        if (p < block.x.count()) fill_panel(block.x, p, x, block.tokens);
-    });
-
-    const std::int64_t hidden_tile = kernels::tile_rows(widest, D);
-    for_each_piece(blocks, (widest + hidden_tile - 1) / hidden_tile, [&](Block& block, std::int64_t piece) {
-        const std::int64_t begin = piece * hidden_tile, end = std::min(block.hidden.cols(), begin + hidden_tile), step = hidden_tile * width;
-        if (begin >= end) return;
-        float* gate = panel_scratch(2 * block.x.count() * step);
-        float* up = gate + block.x.count() * step;
-        kernels::multiply(kernel_weights(block.expert->gate, D), begin, end, block.x, gate, step);
-        kernels::multiply(kernel_weights(block.expert->up, D), begin, end, block.x, up, step);
-        for (std::int64_t p = 0; p < block.x.count(); ++p, gate += step, up += step) {
+    const kernels::Weights gate_weights = kernel_weights(unit.expert->gate, D), up_weights = kernel_weights(unit.expert->up, D), down_weights = kernel_weights(unit.expert->down, F);
+    const std::int64_t step = std::max(hidden_tile, out_tile) * width;
+    float* const sums = panel_scratch((2 * panels + 1) * step);
+    for (std::int64_t begin = 0; begin < F; begin += hidden_tile) {
+        const std::int64_t end = std::min(F, begin + hidden_tile);
+        float *gate = sums, *up = sums + panels * step;
+        kernels::multiply(gate_weights, begin, end, inputs, gate, step);
+        kernels::multiply(up_weights, begin, end, inputs, up, step);
+        for (std::int64_t p = 0; p < panels; ++p, gate += step, up += step) {
             silu_mul(gate, up, (end - begin) * width, gate);
-            block.hidden.put(p, begin, end - begin, gate);
+            hidden.put(p, begin, end - begin, gate);
         }
+    }
+
+    float* const turned = sums + 2 * panels * step;
+    for (std::int64_t begin = 0; begin < D; begin += out_tile) {
+        const std::int64_t count = std::min(D, begin + out_tile) - begin;
+        kernels::multiply(down_weights, begin, begin + count, hidden, sums, step);
+        for (std::int64_t p = 0; p < panels; ++p) {
+            const std::int64_t first = p * width, rows = std::min(width, unit.tokens - first);
+            kernels::turn(sums + p * step, width, count, rows, turned, count);
+            for (std::int64_t t = 0; t < rows; ++t) store_row(turned + t * count, count, out + (first + t) * D + begin);
+        }
+    }
+}
+
+// Units of about one size, as many as keep all threads busy to the end.
+std::vector<Unit> divide(const ExpertProducts& products, std::span<const std::size_t> chosen) {
+    const std::int64_t D = products.x.size(1), width = panels_for(products.x, 1, 1).width();
+    std::int64_t slots = 0;
+    for (const std::size_t e : chosen) slots += products.assignments.count(e);
+    constexpr std::int64_t units_a_thread = 6;
+    std::vector<Unit> units;
+    for (const std::size_t e : chosen) {
+        const std::int64_t bytes = 2 * (D + products.experts[e].gate.weight.size(0)), count = products.assignments.count(e);
+        const std::int64_t most = std::min(unit_bytes / bytes, slots / (units_a_thread * at::get_num_threads()));
+        const std::int64_t pieces = (count + std::max(most, width) - 1) / std::max(most, width), size = ((count + pieces - 1) / pieces + width - 1) / width * width;
+        for (std::int64_t first = 0; first < count; first += size)
+            units.push_back({&products.experts[e], static_cast<std::size_t>(products.assignments.begin[e] + first), std::min(size, count - first)});
+    }
+    return units;
+}
+
+template <class T>
+void run_units(const ExpertProducts& products, std::span<const std::size_t> chosen) {
+    const Assignments& assignments = products.assignments;
+    const std::int64_t N = products.x.size(0), D = products.x.size(1);
+    const std::vector<Unit> units = divide(products, chosen);
+    const at::Tensor outputs = at::empty({std::ssize(assignments.token), D}, products.x.options());
+    T* const out = static_cast<T*>(outputs.data_ptr());
+    share_work(std::ssize(units), [&](std::int64_t i) {
+        const Unit& unit = units[static_cast<std::size_t>(i)];
+        run_unit(products.x, unit, std::span(&assignments.token[unit.slot], static_cast<std::size_t>(unit.tokens)), out + static_cast<std::int64_t>(unit.slot) * D);
     });
 
-    // Experts share tokens, so a thread takes some columns of the output through all blocks.
-    const std::int64_t out_tile = kernels::tile_rows(D, widest);
-    share_work((D + out_tile - 1) / out_tile, [&](std::int64_t piece) {
-        const std::int64_t begin = piece * out_tile, count = std::min(D, begin + out_tile) - begin, step = out_tile * width;
-        for (const Block& block : blocks) {
-            float* sums = panel_scratch((block.hidden.count() + 1) * step);
-            float* turned = sums + block.hidden.count() * step;
-            kernels::multiply(kernel_weights(block.expert->down, block.hidden.cols()), begin, begin + count, block.hidden, sums, step);
-            const auto num_tokens = static_cast<std::int64_t>(block.tokens.size());
-            for (std::int64_t first = 0; first < num_tokens; first += width, sums += step) {
-                const std::int64_t tokens = std::min(width, num_tokens - first);
-                kernels::turn(sums, width, count, tokens, turned, count);
-                const auto sum_of = [&](std::int64_t t) { return y + block.tokens[static_cast<std::size_t>(first + t)] * D + begin; };
-                for (std::int64_t t = 0; t < tokens; ++t) {
-                    if (t + tokens_ahead < tokens) fetch(sum_of(t + tokens_ahead), count);
-                    add_weighted(turned + t * count, block.weights[first + t], count, sum_of(t));
-                }
+    // The slots of each token, in the order of the experts: sums do not depend on which thread was first.
+    std::vector<std::int32_t> begin(static_cast<std::size_t>(N) + 1), slot_of;
+    for (const Unit& unit : units)
+        for (std::int64_t i = 0; i < unit.tokens; ++i) ++begin[static_cast<std::size_t>(assignments.token[unit.slot + static_cast<std::size_t>(i)]) + 1];
+    std::partial_sum(begin.begin(), begin.end(), begin.begin());
+    slot_of.resize(static_cast<std::size_t>(begin.back()));
+    std::vector<std::int32_t> next(begin.begin(), begin.end() - 1);
+    for (const Unit& unit : units)
+        for (std::size_t slot = unit.slot; slot < unit.slot + static_cast<std::size_t>(unit.tokens); ++slot)
+            slot_of[static_cast<std::size_t>(next[static_cast<std::size_t>(assignments.token[slot])]++)] = static_cast<std::int32_t>(slot);
+    constexpr std::int64_t grain = 32;
+    share_work((N + grain - 1) / grain, [&](std::int64_t piece) {
+        for (std::int64_t token = piece * grain; token < std::min(N, (piece + 1) * grain); ++token)
+            for (std::int32_t i = begin[static_cast<std::size_t>(token)]; i < begin[static_cast<std::size_t>(token) + 1]; ++i) {
+                const std::int64_t slot = slot_of[static_cast<std::size_t>(i)];
+                add_weighted(out + slot * D, assignments.weight[static_cast<std::size_t>(slot)], D, products.y + token * D);
             }
-        }
     });
 }
 
 }  // namespace
 
 void ExpertProducts::run_panels(std::span<const std::size_t> chosen) const {
-    const std::int64_t D = x.size(1);
-    std::vector<Block> batch;
-    std::size_t tokens_in_batch = 0;
-    const auto flush = [&] {
-        if (!batch.empty()) run_batch(x, batch, y);
-        batch.clear();
-        tokens_in_batch = 0;
-    };
-    for (const std::size_t e : chosen) {
-        const auto count = static_cast<std::size_t>(assignments.count(e));
-        for (std::size_t first = 0; first < count; first += block_tokens) {
-            const std::size_t slot = static_cast<std::size_t>(assignments.begin[e]) + first, size = std::min(block_tokens, count - first);
-            if (tokens_in_batch + size > batch_tokens) flush();
-            const auto rows = static_cast<std::int64_t>(size);
-            batch.push_back({&experts[e], {&assignments.token[slot], size}, &assignments.weight[slot], panels_for(x, rows, D), panels_for(x, rows, experts[e].gate.weight.size(0))});
-            tokens_in_batch += size;
-        }
-    }
-    flush();
+    x.scalar_type() == at::kBFloat16 ? run_units<std::uint16_t>(*this, chosen) : run_units<float>(*this, chosen);
 }
 
 }  // namespace mixwright::ops

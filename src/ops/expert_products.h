@@ -34,7 +34,7 @@ struct ExpertProducts {
 
     /// For at most max_skinny_rows tokens each: all of `chosen` in one pass over their gates and ups and one over their downs.
     void run_few(std::span<const std::size_t> chosen) const;
-    /// Any number of tokens through kernels/matmul.h, several experts at a time.
+    /// Any number of tokens through kernels/matmul.h: each thread takes some tokens of an expert through all three products.
     void run_panels(std::span<const std::size_t> chosen) const;
     /// Any number of tokens through matrix products of libtorch, one expert after another.
     void run_matmul(std::span<const std::size_t> chosen) const;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 
 #include "error.h"
 #include "io/file.h"
@@ -25,11 +26,23 @@ constexpr std::array given_by_verb{string_view("model"), string_view("teacher"),
 struct Default {
     string_view key, value;
 };
-constexpr std::array defaults{Default{"batch_size", "8"}, Default{"warmup", "0.1"}, Default{"schedule", "cosine"}, Default{"weight_decay", "0"},
+constexpr std::int64_t default_batch = 8;
+constexpr std::array defaults{Default{"warmup", "0.1"}, Default{"schedule", "cosine"}, Default{"weight_decay", "0"},
                               Default{"distill", "{logits: 1.0, hidden: 0.1}"}};
-constexpr double rate_times_width = 0.25;   // 1e-3 at a width of 256, 6e-5 at 4,096
+constexpr double rate_times_width = 0.25;       // 1e-3 at a width of 256, 6e-5 at 4,096
+constexpr double tokens_of_full_rate = 2048;    // of a step; fewer are noisier, and the rate falls with their root (arXiv 2205.10287)
 
 std::string quoted(const std::string& text) { return io::Json(text).dump(-1, ' ', false, io::Json::error_handler_t::replace); }
+
+double default_rate(const io::Yaml& said, const HealSettings& settings) {
+    constexpr std::int64_t many = 1'000'000;
+    const auto number = [&](string_view key, std::int64_t otherwise) {
+        const auto value = said.get(key);
+        return value ? value->integer(1, many) : otherwise;
+    };
+    const auto tokens = static_cast<double>(number("batch_size", default_batch) * number("grad_accumulation", 1) * number("seq_len", settings.context));
+    return rate_times_width / static_cast<double>(settings.hidden_size) * std::min(1.0, std::sqrt(tokens / tokens_of_full_rate));
+}
 
 }  // namespace
 
@@ -56,8 +69,9 @@ train::TrainRecipe heal_recipe(const HealSettings& settings) {
         if (!said.get(key)) text += fmt::format("{}: {}\n", key, value);
     };
     for (const Default& one : defaults) add(one.key, one.value);
+    add("batch_size", std::to_string(default_batch));
     add("trainable", settings.trainable);
-    add("lr", fmt::format("{:.2e}", rate_times_width / static_cast<double>(settings.hidden_size)));
+    add("lr", fmt::format("{:.2e}", default_rate(said, settings)));
     add("seq_len", std::to_string(settings.context));
     add("dtype", settings.dtype);
     std::vector<std::string> data;

@@ -4,6 +4,7 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include "kernels/bf16_dots.h"
 #include "ops/expert_dispatch.h"
 #include "ops/expert_products.h"
 
@@ -97,7 +98,10 @@ TEST_F(ExpertKernels, EveryWayOfMultiplyingGivesTheSame) {
                 return (y.to(at::kDouble) - truth).abs().max().item<double>();
             };
             const double allowed = dtype == at::kFloat ? 2e-5 : 0.02 * truth.abs().max().item<double>();
-            EXPECT_LT(worst(&ExpertProducts::run_panels), allowed);
+            for (const bool dots : {false, true}) {
+                kernels::allow_bf16_dots(dots);
+                EXPECT_LT(worst(&ExpertProducts::run_panels), allowed) << dots;
+            }
             EXPECT_LT(worst(&ExpertProducts::run_matmul), allowed);
             if (tokens <= 16) {
                 EXPECT_LT(worst(&ExpertProducts::run_few), allowed);

@@ -4,6 +4,7 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include "kernels/bf16_dots.h"
 #include "ops/kernel_use.h"
 
 namespace mixwright::ops {
@@ -30,9 +31,13 @@ TEST_F(PanelLinear, EqualsLinear) {
 TEST_F(PanelLinear, RoundsABf16ResultOnce) {
     const Linear linear{random({40, 2000}, at::kBFloat16), random({40}, at::kBFloat16)};
     const at::Tensor x = random({3, 700, 2000}, at::kBFloat16);  // more tokens than pass at a time
-    const at::Tensor truth = at::linear(x.to(at::kFloat), linear.weight.to(at::kFloat), linear.bias.to(at::kFloat)), y = panel_linear(linear, x);
-    EXPECT_EQ(y.sizes(), truth.sizes());
-    EXPECT_LT(((y.to(at::kFloat) - truth) / (truth.abs() + 1)).abs().max().item<double>(), 1.0 / 256);
+    const at::Tensor truth = at::linear(x.to(at::kFloat), linear.weight.to(at::kFloat), linear.bias.to(at::kFloat));
+    for (const bool dots : {false, true}) {
+        kernels::allow_bf16_dots(dots);
+        const at::Tensor y = panel_linear(linear, x);
+        EXPECT_EQ(y.sizes(), truth.sizes());
+        EXPECT_LT(((y.to(at::kFloat) - truth) / (truth.abs() + 1)).abs().max().item<double>(), 1.0 / 256) << dots;
+    }
 }
 
 TEST_F(PanelLinear, AppliesWhereLibtorchIsNoFaster) {

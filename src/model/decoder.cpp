@@ -132,7 +132,7 @@ at::Tensor Decoder::run_layer(const LayerWeights& weights, std::int64_t layer, c
     const auto normed = [&](const at::Tensor& x, const ops::Norm& before) { return before.weight.defined() ? norm(x, before) : x; };
     if (step.taps != nullptr) step.taps->layer_input(layer, hidden_BLD);
     const std::int64_t length = hidden_BLD.size(1), asked = step.last_only && layer + 1 == spec_.num_layers ? 1 : length;
-    const at::Tensor attended = rejoin(hidden_BLD.narrow(1, length - asked, asked),
+    const at::Tensor attended = rejoin(last_of(hidden_BLD, 1, asked),
                                        self_attention(spec_, weights.attention, layer, normed(hidden_BLD, weights.input_norm), asked, step), weights.attention_output_norm);
 
     const at::Tensor x = normed(attended, weights.post_attention_norm);

@@ -28,8 +28,7 @@ at::Tensor clipped(const arch::ModelSpec& spec, at::Tensor x) { return spec.qkv_
 
 // The positions of the last `count` tokens of a call.
 ops::RopeAngles last_of(const ops::RopeAngles& angles, std::int64_t count) {
-    const auto last = [&](const at::Tensor& x) { return x.narrow(-2, x.size(-2) - count, count); };
-    return {last(angles.cos), last(angles.sin), angles.interleaved};
+    return {model::last_of(angles.cos, -2, count), model::last_of(angles.sin, -2, count), angles.interleaved};
 }
 
 // attend(first, length, cache) for the tokens of each sequence of the call, the results side by side; all of them where every
@@ -47,7 +46,7 @@ at::Tensor grouped_attention(const arch::ModelSpec& spec, const AttentionWeights
     const std::int64_t batch = x_BLD.size(0), length = x_BLD.size(1);
     const auto norm = [&](const at::Tensor& x, const at::Tensor& weight) { return ops::norm(x, {weight, {}}, spec.architecture->norm, spec.rms_norm_eps); };
     const bool all_ask = num_queries == length;
-    const at::Tensor asking = x_BLD.narrow(1, length - num_queries, num_queries);
+    const at::Tensor asking = model::last_of(x_BLD, 1, num_queries);
     const std::array projections = all_ask ? ops::project(weights.q, weights.k, weights.v, x_BLD) : std::array{weights.q(asking), weights.k(x_BLD), weights.v(x_BLD)};
     const auto shaped = [&](const at::Tensor& projected, const at::Tensor& norm_weight) {
         return clipped(spec, spec.qk_norm == QkNorm::whole && norm_weight.defined() ? norm(projected, norm_weight) : projected);
@@ -71,7 +70,7 @@ at::Tensor grouped_attention(const arch::ModelSpec& spec, const AttentionWeights
             k = ops::l2_norm(k, spec.rms_norm_eps);
         }
     } else if (step.temperature.defined()) {
-        q = (q * step.temperature.narrow(0, length - num_queries, num_queries)).to(x_BLD.scalar_type());
+        q = (q * model::last_of(step.temperature, 0, num_queries)).to(x_BLD.scalar_type());
     }
     return weights.o(for_each_sequence(step, length, [&](std::int64_t first, std::int64_t count, KvCache* cache) {
         at::Tensor keys = k.narrow(2, first, count), values = v.narrow(2, first, count);
@@ -111,7 +110,7 @@ at::Tensor latent_attention(const arch::ModelSpec& spec, const AttentionWeights&
     const auto norm = [&](const at::Tensor& x, const at::Tensor& weight) { return ops::norm(x, {weight, {}}, spec.architecture->norm, latent_norm_eps); };
 
     const bool all_ask = num_queries == length;
-    const at::Tensor asking = x_BLD.narrow(1, length - num_queries, num_queries);
+    const at::Tensor asking = model::last_of(x_BLD, 1, num_queries);
     const at::Tensor projected = sizes.q_rank > 0 ? weights.q_b(norm(weights.q_a(asking), weights.q_a_norm)) : weights.q(asking);
     const at::Tensor heads = projected.view({batch, num_queries, spec.num_heads, spec.head_dim}).transpose(1, 2);
     const at::Tensor q_nope = heads.narrow(-1, 0, sizes.nope_dim);
@@ -139,6 +138,11 @@ at::Tensor latent_attention(const arch::ModelSpec& spec, const AttentionWeights&
 }
 
 }  // namespace
+
+at::Tensor last_of(const at::Tensor& x, std::int64_t dim, std::int64_t count) {
+    const std::int64_t size = x.size(dim);
+    return count == size ? x : x.narrow(dim, size - count, count);
+}
 
 at::Tensor self_attention(const arch::ModelSpec& spec, const AttentionWeights& weights, std::int64_t layer, const at::Tensor& x_BLD, std::int64_t num_queries, const Step& step) {
     return spec.latent ? latent_attention(spec, weights, layer, x_BLD, num_queries, step) : grouped_attention(spec, weights, layer, x_BLD, num_queries, step);

@@ -3,11 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 #include "arch/architecture.h"
 #include "model/step.h"
 #include "model/weights.h"
 
 namespace mixwright::model {
+
+/// The last `count` of x along `dim`: x itself when those are all, so that a pass of training records no copy of it.
+at::Tensor last_of(const at::Tensor& x, std::int64_t dim, std::int64_t count);
 
 /// x [B, L, D] (normalised) -> [B, Q, D]: of the last `num_queries` positions, which all are, but for the last layer of a step that is last_only.
 /// Appends to the cache of the step when there is one. Differentiable.

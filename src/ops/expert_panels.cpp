@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <numeric>
@@ -7,18 +6,12 @@
 
 #include "ops/expert_loops.h"
 #include "ops/expert_products.h"
-#include "ops/panel_linear.h"
+#include "ops/panel_product.h"
 #include "ops/skinny_linear.h"
 #include "ops/work_sharing.h"
 
 namespace mixwright::ops {
 namespace {
-
-void store_row(const float* from, std::int64_t count, float* to) { std::copy_n(from, count, to); }
-void store_row(const float* from, std::int64_t count, std::uint16_t* to) { narrow_all(from, count, to); }
-
-// What a core makes of some tokens stays in its second cache.
-constexpr std::int64_t unit_bytes = 640 << 10;
 
 // Some tokens of one expert.
 struct Unit {
@@ -31,10 +24,9 @@ struct Unit {
 template <class T>
 void run_unit(const at::Tensor& x, const Unit& unit, std::span<const std::int32_t> tokens, T* out) {
     const std::int64_t D = x.size(1), F = unit.expert->gate.weight.size(0);
-    kernels::Panels inputs = panels_for(x, unit.tokens, D), hidden = panels_for(x, unit.tokens, F);
+    const kernels::Panels inputs = filled_panels(x, tokens);
+    kernels::Panels hidden = panels_for(x, unit.tokens, F);
     const std::int64_t panels = inputs.count(), width = inputs.width(), hidden_tile = kernels::tile_rows(F, D), out_tile = kernels::tile_rows(D, F);
-    for (std::int64_t p = 0; p < panels; ++p) fill_panel(inputs, p, x, tokens);
-
     const kernels::Weights gate_weights = kernel_weights(unit.expert->gate, D), up_weights = kernel_weights(unit.expert->up, D), down_weights = kernel_weights(unit.expert->down, F);
     const std::int64_t step = std::max(hidden_tile, out_tile) * width;
     float* const sums = panel_scratch((2 * panels + 1) * step);
@@ -49,31 +41,20 @@ void run_unit(const at::Tensor& x, const Unit& unit, std::span<const std::int32_
         }
     }
 
-    float* const turned = sums + 2 * panels * step;
-    for (std::int64_t begin = 0; begin < D; begin += out_tile) {
-        const std::int64_t count = std::min(D, begin + out_tile) - begin;
-        kernels::multiply(down_weights, begin, begin + count, hidden, sums, step);
-        for (std::int64_t p = 0; p < panels; ++p) {
-            const std::int64_t first = p * width, rows = std::min(width, unit.tokens - first);
-            kernels::turn(sums + p * step, width, count, rows, turned, count);
-            for (std::int64_t t = 0; t < rows; ++t) store_row(turned + t * count, count, out + (first + t) * D + begin);
-        }
-    }
+    for (std::int64_t begin = 0; begin < D; begin += out_tile)
+        multiply_rows<T>(down_weights, begin, std::min(D, begin + out_tile), hidden, nullptr, sums, out, D);
 }
 
 // Units of about one size, as many as keep all threads busy to the end.
 std::vector<Unit> divide(const ExpertProducts& products, std::span<const std::size_t> chosen) {
-    const std::int64_t D = products.x.size(1), width = panels_for(products.x, 1, 1).width();
     std::int64_t slots = 0;
     for (const std::size_t e : chosen) slots += products.assignments.count(e);
-    constexpr std::int64_t units_a_thread = 6;
     std::vector<Unit> units;
     for (const std::size_t e : chosen) {
-        const std::int64_t bytes = 2 * (D + products.experts[e].gate.weight.size(0)), count = products.assignments.count(e);
-        const std::int64_t most = std::min(unit_bytes / bytes, slots / (units_a_thread * at::get_num_threads()));
-        const std::int64_t pieces = (count + std::max(most, width) - 1) / std::max(most, width), size = ((count + pieces - 1) / pieces + width - 1) / width * width;
+        const Mlp& expert = products.experts[e];
+        const std::int64_t count = products.assignments.count(e), size = unit_rows(products.x, products.x.size(1) + expert.gate.weight.size(0), count, slots, 1);
         for (std::int64_t first = 0; first < count; first += size)
-            units.push_back({&products.experts[e], static_cast<std::size_t>(products.assignments.begin[e] + first), std::min(size, count - first)});
+            units.push_back({&expert, static_cast<std::size_t>(products.assignments.begin[e] + first), std::min(size, count - first)});
     }
     return units;
 }

@@ -4,11 +4,23 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "kernels/bf16_dots.h"
 #include "ops/kernel_use.h"
 
 namespace mixwright::ops {
 namespace {
+
+at::Tensor panel_linear(const Linear& linear, const at::Tensor& x) {
+    const Linear* const self = &linear;
+    return panel_linears({&self, 1}, x).front();
+}
+
+bool applies(const Linear& linear, const at::Tensor& x) {
+    const Linear* const self = &linear;
+    return panels_apply({&self, 1}, x);
+}
 
 at::Tensor random(at::IntArrayRef sizes, at::ScalarType dtype = at::kFloat) { return at::randn(sizes).to(dtype); }
 
@@ -40,12 +52,22 @@ TEST_F(PanelLinear, RoundsABf16ResultOnce) {
     }
 }
 
+TEST_F(PanelLinear, MapsThatShareAnInputAreWhatTheyAreAlone) {
+    const Linear q{random({70, 40}, at::kBFloat16)}, k{random({9, 40}, at::kBFloat16), random({9}, at::kBFloat16)}, v{random({300, 40}, at::kBFloat16)};
+    const std::array linears{&q, &k, &v};
+    for (const std::int64_t rows : {1, 50, 1500}) {
+        const at::Tensor x = random({rows, 40}, at::kBFloat16);
+        const std::vector<at::Tensor> together = panel_linears(linears, x);
+        for (std::size_t i = 0; i < linears.size(); ++i) EXPECT_TRUE(at::equal(together[i], panel_linear(*linears[i], x))) << rows << ", " << i;
+    }
+}
+
 TEST_F(PanelLinear, AppliesWhereLibtorchIsNoFaster) {
     const Linear wide{random({8, 16})}, narrow{random({8, 16}, at::kBFloat16)};
-    EXPECT_FALSE(panels_apply(wide, random({100, 16})));
-    EXPECT_EQ(panels_apply(narrow, random({100, 16}, at::kBFloat16)), has_faster_panels(at::kBFloat16));
+    EXPECT_FALSE(applies(wide, random({100, 16})));
+    EXPECT_EQ(applies(narrow, random({100, 16}, at::kBFloat16)), has_faster_panels(at::kBFloat16));
     const c10::InferenceMode training(false);
-    EXPECT_FALSE(panels_apply(narrow, random({100, 16}, at::kBFloat16)));
+    EXPECT_FALSE(applies(narrow, random({100, 16}, at::kBFloat16)));
 }
 
 }  // namespace

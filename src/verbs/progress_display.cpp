@@ -4,8 +4,11 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <string>
+#include <vector>
 
 #include "progress.h"
 
@@ -28,21 +31,22 @@ std::string duration_text(double seconds) {
     return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
-// Start time of the task on display and time of the last update: shared by all sinks.
+// Start times of the tasks under way, one within the other as evaluation is within training, and times of their last updates: shared by all sinks.
 class TimedSink : public ProgressSink {
 public:
     explicit TimedSink(double interval) : interval_(interval) {}
 
     void show(const ProgressState& state, bool finished) final {
-        if (state.title != title_) {
-            title_ = state.title;
-            start_ = Clock::now();
-            last_ = {};
-        }
-        if (!finished && last_ != Clock::time_point{} && seconds_since(last_) < interval_) return;
-        last_ = Clock::now();
-        draw(state, seconds_since(start_), finished);
-        if (finished) title_.clear();
+        const auto known = std::ranges::find(tasks_, state.title, &Task::title);
+        if (known == tasks_.end())
+            tasks_.push_back({state.title, Clock::now(), {}});
+        else
+            tasks_.erase(known + 1, tasks_.end());
+        Task& task = tasks_.back();
+        if (!finished && task.last != Clock::time_point{} && seconds_since(task.last) < interval_) return;
+        task.last = Clock::now();
+        draw(state, seconds_since(task.start), finished);
+        if (finished) tasks_.pop_back();
     }
 
 protected:
@@ -59,9 +63,13 @@ protected:
     }
 
 private:
+    struct Task {
+        std::string title;
+        Clock::time_point start, last;
+    };
+
     double interval_;
-    std::string title_;
-    Clock::time_point start_{}, last_{};
+    std::vector<Task> tasks_;
 };
 
 class BarSink final : public TimedSink {

@@ -36,6 +36,8 @@ FORMS = {
     "stream4": (4, STREAM, "... 4 iterations"),
     "stream2-half": (2, {**STREAM, "chain_scale": 0.5}, "... increments scaled by 1/2"),
     "stream2-shared": (2, {**STREAM, "use_igate": False}, "... one router for both iterations"),
+    "moe-normed": (1, {**STREAM, "norm_topk_prob": True}, "ordinary pre-norm MoE, weights of the chosen experts sum to one"),
+    "stream2-normed": (2, {**STREAM, "norm_topk_prob": True}, "kept stream, weights of the chosen sum to one in each iteration"),
 }
 
 
@@ -71,7 +73,7 @@ def config_of(form, options):
         num_attention_heads=8, num_key_value_heads=8, n_routed_experts=options.experts, num_experts_per_tok=options.budget // iterations, n_shared_experts=0,
         kv_lora_rank=h // 4, q_lora_rank=None, qk_nope_head_dim=h // 8, qk_rope_head_dim=h // 16, v_head_dim=h // 8, first_k_dense_replace=0,
         inner_iter=iterations, norm_topk_prob=False, topk_method="greedy", n_group=1, topk_group=1, max_position_embeddings=1024,
-        tie_word_embeddings=True, rms_norm_eps=1e-6, **changes)
+        tie_word_embeddings=True, rms_norm_eps=1e-6) | changes
 
 
 def train(form, seed, options):

@@ -24,10 +24,7 @@ template <int R, bool turned, bool add>
 HWY_INLINE void tile(const float* HWY_RESTRICT rows, std::int64_t row_stride, std::int64_t depth, const float* HWY_RESTRICT panel, float* HWY_RESTRICT out, std::int64_t stride) {
     const F32 d;
     VF low[R], high[R];
-    for (int r = 0; r < R; ++r) {
-        low[r] = add ? hn::LoadU(d, out + r * stride) : hn::Zero(d);
-        high[r] = add ? hn::LoadU(d, out + r * stride + lanes()) : hn::Zero(d);
-    }
+    for (int r = 0; r < R; ++r) low[r] = high[r] = hn::Zero(d);  // also when there are sums already: many short ones lose less than a long one
     for (std::int64_t k = 0; k < depth; ++k) {
         const VF first = hn::Load(d, panel + k * tile_width()), second = hn::Load(d, panel + k * tile_width() + lanes());
         for (int r = 0; r < R; ++r) {
@@ -37,8 +34,9 @@ HWY_INLINE void tile(const float* HWY_RESTRICT rows, std::int64_t row_stride, st
         }
     }
     for (int r = 0; r < R; ++r) {
-        hn::StoreU(low[r], d, out + r * stride);
-        hn::StoreU(high[r], d, out + r * stride + lanes());
+        float *to_low = out + r * stride, *to_high = to_low + lanes();
+        hn::StoreU(add ? hn::Add(hn::LoadU(d, to_low), low[r]) : low[r], d, to_low);
+        hn::StoreU(add ? hn::Add(hn::LoadU(d, to_high), high[r]) : high[r], d, to_high);
     }
 }
 

@@ -1,6 +1,7 @@
 #include "merge/least_squares.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "error.h"
+#include "ops/product.h"
 
 namespace mixwright::merge {
 namespace {
@@ -19,6 +21,8 @@ constexpr double unchosen_strength = 1e-2;  // when nothing was held out to choo
 at::Tensor indices(std::span<const std::int64_t> values) {
     return at::tensor(at::ArrayRef<std::int64_t>(values.data(), values.size()), at::kLong);
 }
+
+constexpr double infinite = std::numeric_limits<double>::infinity();
 
 at::Tensor prior_or_zeros(const at::Tensor& prior, const NormalEquations& equations) {
     return prior.defined() ? prior.to(at::kDouble) : at::zeros_like(equations.cross());
@@ -43,11 +47,11 @@ void NormalEquations::add(const at::Tensor& a, const at::Tensor& y) {
         const auto size = [&](std::int64_t first) { return std::min(block, features() - first); };
         for (std::int64_t i = 0; i < features(); i += block)
             for (std::int64_t j = i; j < features(); j += block) {
-                const at::Tensor product = at::mm(transposed.narrow(0, i, size(i)), a_part.narrow(1, j, size(j))).to(at::kCPU, at::kDouble);
+                const at::Tensor product = ops::matrix_product(transposed.narrow(0, i, size(i)), a_part.narrow(1, j, size(j))).to(at::kCPU, at::kDouble);
                 gram_.narrow(0, i, size(i)).narrow(1, j, size(j)).add_(product);
                 if (i != j) gram_.narrow(0, j, size(j)).narrow(1, i, size(i)).add_(product.t());
             }
-        cross_.add_(at::mm(transposed, y_part).to(at::kCPU, at::kDouble));
+        cross_.add_(ops::matrix_product(transposed, y_part).to(at::kCPU, at::kDouble));
         energy_ += y_part.to(at::kDouble).square().sum().item<double>();
     }
     rows_ += a.size(0);
@@ -63,10 +67,12 @@ void NormalEquations::add(const NormalEquations& other) {
     rows_ += other.rows_;
 }
 
-double NormalEquations::squared_error(const at::Tensor& x) const {
+double NormalEquations::explained(const at::Tensor& x) const {
     const at::Tensor x64 = x.to(at::kDouble);
-    return std::max(0.0, energy_ + (x64 * (at::mm(gram_, x64) - 2 * cross_)).sum().item<double>());
+    return (x64 * (2 * cross_ - at::mm(gram_, x64))).sum().item<double>();
 }
+
+double NormalEquations::squared_error(const at::Tensor& x) const { return std::max(0.0, energy_ - explained(x)); }
 
 double NormalEquations::relative_error(const at::Tensor& x) const { return energy_ > 0 ? squared_error(x) / energy_ : 0; }
 
@@ -78,6 +84,13 @@ NormalEquations NormalEquations::of(std::span<const std::int64_t> features) cons
     some.energy_ = energy_;
     some.rows_ = rows_;
     return some;
+}
+
+NormalEquations NormalEquations::mixed(const at::Tensor& mix) const {
+    NormalEquations others = *this;
+    others.cross_ = at::mm(cross_, mix);
+    others.energy_ = 0;
+    return others;
 }
 
 NormalEquations NormalEquations::pulled_to(const at::Tensor& prior, double lambda) const& {
@@ -144,22 +157,47 @@ void try_ridges(const RidgeSearch& search, const std::function<bool(double)>& be
     }
 }
 
+namespace {
+
+// The strength that does best on held-out rows; infinite if that is `start` itself. Of many outputs a few random mixtures say as well which it is
+// (Johnson and Lindenstrauss: squared errors keep their order), and the time goes into outputs.
+double choose_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& start, const RidgeSearch& search) {
+    constexpr std::int64_t mixtures = 64;
+    const bool many = fit.outputs() > 2 * mixtures;
+    const at::Tensor mix = many ? at::randn({fit.outputs(), mixtures}, at::detail::createCPUGenerator(0), at::TensorOptions(at::kDouble)) : at::Tensor();
+    const NormalEquations fitting = many ? fit.mixed(mix) : fit, judging = many ? held_out.mixed(mix) : held_out;
+    const at::Tensor from = many ? at::mm(start, mix) : start;
+    double best = infinite, most = judging.explained(from);
+    try_ridges(search, [&](double lambda) {
+        const double explained = judging.explained(solve(fitting.pulled_to(from, lambda)));
+        if (!(explained > most)) return false;
+        best = lambda, most = explained;
+        return true;
+    });
+    return best;
+}
+
+}  // namespace
+
 RidgeFit fit_ridge(const NormalEquations& fit, const NormalEquations& held_out, const at::Tensor& prior, HeldOut then, const RidgeSearch& search) {
     NormalEquations rows = fit;
     if (then == HeldOut::join) rows.add(held_out);
     RidgeFit best{.lambda = unchosen_strength, .held_out_error = std::numeric_limits<double>::quiet_NaN()};
     if (held_out.rows() > 0 && held_out.energy() > 0) {
-        const at::Tensor start = prior_or_zeros(prior, fit);
-        best.lambda = std::numeric_limits<double>::infinity();
-        best.held_out_error = held_out.relative_error(start);
-        try_ridges(search, [&](double lambda) {
-            const double error = held_out.relative_error(solve(fit.pulled_to(prior, lambda)));
-            if (!(error < best.held_out_error)) return false;
-            best.lambda = lambda, best.held_out_error = error;
-            return true;
-        });
+        best.solution = prior_or_zeros(prior, fit);
+        best.held_out_error = held_out.relative_error(best.solution);
+        best.lambda = choose_ridge(fit, held_out, best.solution, search);
+        if (!std::isinf(best.lambda)) {
+            const at::Tensor solution = solve(fit.pulled_to(best.solution, best.lambda));
+            const double error = held_out.relative_error(solution);
+            if (error < best.held_out_error)
+                best.solution = solution, best.held_out_error = error;
+            else
+                best.lambda = infinite;
+        }
     }
-    best.solution = std::isinf(best.lambda) ? prior_or_zeros(prior, rows) : solve(rows.pulled_to(prior, best.lambda));
+    const bool as_fitted = std::isinf(best.lambda) || (best.solution.defined() && then == HeldOut::stay);
+    if (!as_fitted) best.solution = solve(rows.pulled_to(prior, best.lambda));
     best.error = rows.relative_error(best.solution);
     return best;
 }

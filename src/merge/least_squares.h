@@ -33,9 +33,13 @@ public:
     double squared_error(const at::Tensor& x) const;
     /// The same as a share of ||Y||^2; 0 without any output.
     double relative_error(const at::Tensor& x) const;
+    /// ||Y||^2 less that: the larger, the better the map.
+    double explained(const at::Tensor& x) const;
 
     /// The equations of some of the features.
     NormalEquations of(std::span<const std::int64_t> features) const;
+    /// The equations of outputs Y M, M [d, m]. Their energy is not known: explained() alone says how good a map is.
+    NormalEquations mixed(const at::Tensor& mix) const;
     /// With the term strength * ||X - prior||^2 as if it were more rows. `lambda` is relative to the mean diagonal of the Gram
     /// matrix; prior [n, d], zero when undefined. A Gram matrix of zeros leaves the prior as the only thing known.
     NormalEquations pulled_to(const at::Tensor& prior, double lambda) const&;

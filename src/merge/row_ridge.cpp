@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "error.h"
+#include "ops/product.h"
 
 namespace mixwright::merge {
 namespace {
@@ -22,8 +23,8 @@ double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 // With x = prior + a^T z the penalised problem is (a a^T + strength I) z = y - a prior.
 RidgeFit fit_ridge_by_rows(const Rows& fit, const Rows& held_out, const at::Tensor& prior, double near) {
     const at::Tensor a = fit.a.to(at::kFloat), held_a = held_out.a.to(at::kFloat), start = prior.to(at::kFloat);
-    const at::Tensor left = (fit.y.to(at::kFloat) - at::mm(a, start)).to(at::kDouble), held_left = (held_out.y.to(at::kFloat) - at::mm(held_a, start)).to(at::kDouble);
-    const at::Tensor products = at::mm(a, a.t()).to(at::kDouble), held_products = at::mm(held_a, a.t()).to(at::kDouble);
+    const at::Tensor left = (fit.y.to(at::kFloat) - ops::matrix_product(a, start)).to(at::kDouble), held_left = (held_out.y.to(at::kFloat) - ops::matrix_product(held_a, start)).to(at::kDouble);
+    const at::Tensor products = ops::matrix_product(a, a.t()).to(at::kDouble), held_products = ops::matrix_product(held_a, a.t()).to(at::kDouble);
     const double trace = products.diagonal().sum().item<double>(), whole = energy(fit.y.to(at::kDouble)), held_whole = energy(held_out.y.to(at::kDouble));
     if (!std::isfinite(trace + whole + held_whole)) throw Error(ErrorCode::failed, "activations of the calibration text are no finite numbers", "check the weights: mixwright inspect MODEL --verify");
 

@@ -55,7 +55,7 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                                         .window = mask.window, .chunk = mask.chunk};
         return attend_with_kernel(q, k, v, kernel, form.sinks, mask.keys);
     }
-    if (q.is_cpu() && !has_fast_products(q.scalar_type()))
+    if (q.is_cpu() && q.scalar_type() == at::kBFloat16 && !has_fast_products(at::kBFloat16))
         return attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat), mask, form).to(q.scalar_type());
     if (num_queries == 1 && group > 1 && !shaped) {
         // One query: the heads of a group read the same keys, so they go in as queries of one head and nothing is repeated.

@@ -9,13 +9,14 @@
 #include <vector>
 
 #include "ops/gemm.h"
+#include "ops/kernel_use.h"
 
 namespace mixwright::ops {
 namespace {
 
-// bf16 that libtorch would multiply slowly; and f32 in training, whose products are of a size at which libtorch spends a sixth of the
+// What libtorch would multiply slowly; and f32 in training, whose products are of a size at which libtorch spends a sixth of the
 // time on getting ready. All passes of training do the same, with and without gradients: their sums must agree to the last bit.
-bool by_own_gemm(const at::Tensor& x) { return gemm_applies(x) && (x.scalar_type() != at::kFloat || !c10::InferenceMode::is_enabled()); }
+bool by_own_gemm(const at::Tensor& x) { return gemm_applies(x) && (!has_fast_products(x.scalar_type()) || !c10::InferenceMode::is_enabled()); }
 
 void gemm_product_out(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
     const GemmCall call{factor_of(a), factor_of(b), a.size(0), a.size(1), b.size(1), product_of(out)};

@@ -1,4 +1,4 @@
-// Matrix products at the speed of the CPU's arithmetic: libtorch's, or our own (ops/gemm.h) where those of bf16 are slow, and for f32 in
+// Matrix products at the speed of the CPU's arithmetic: libtorch's, or our own (ops/gemm.h) where those are slow (kernel_use.h), and for f32 in
 // training. Our own sums are f32 and rounded once; what autograd keeps stays narrow.
 #pragma once
 

@@ -9,6 +9,7 @@
 
 #include "error.h"
 #include "merge/neuron_selection.h"
+#include "ops/product.h"
 #include "progress.h"
 #include "surgery/zip_clusters.h"
 #include "surgery/zip_typed.h"
@@ -35,7 +36,7 @@ constexpr std::array methods{
 // Fisher matrix for the Hessian: s_k = 1/2 E[o_k^T G G^T o_k], G the gradient with respect to the block's output. gated [n, F], gradients
 // [n, D], down [D, F] -> [F] f64. The sum over tokens, not the mean: it ranks the neurons of one expert only.
 at::Tensor heapr_scores(const at::Tensor& gated, const at::Tensor& gradients, const at::Tensor& down) {
-    return (at::mm(gradients, down) * gated).square().sum(0, false, at::kDouble) / 2;
+    return (ops::matrix_product(gradients, down) * gated).square().sum(0, false, at::kDouble) / 2;
 }
 
 ops::Mlp narrowed(const ops::Mlp& expert, const std::vector<std::int64_t>& kept, const at::Tensor& down) {

@@ -10,14 +10,13 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 
-from run import ROOT, interval
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from measure import interval, run
 
-
-def run(binary, *arguments):
-    result = subprocess.run([binary, *map(str, arguments), "--json", "--progress", "none"], check=True, capture_output=True, text=True)
-    return json.loads(result.stdout)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(model, seed, options):

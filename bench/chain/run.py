@@ -15,8 +15,12 @@ import math
 import os
 import statistics
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from measure import interval
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = dict(inner_residual=True, outer_residual=False, use_igate=True)
@@ -107,14 +111,6 @@ def train(form, seed, options):
     report.write_text(json.dumps(row))
     subprocess.run(["rm", "-r", out], check=True)  # the weights are not what is asked for
     return row
-
-
-def interval(values):
-    """Mean and half width of its 95 % confidence interval (Student's t)."""
-    if len(values) < 2:
-        return statistics.mean(values), math.nan
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.5)
-    return statistics.mean(values), t * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def seconds(runs):

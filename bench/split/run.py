@@ -8,18 +8,12 @@ than that of one expert of every layer. Of several students each is measured on 
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-
-def split(binary, moe, out, data, options, tokens):
-    command = [binary, "split", moe, out, *options, *(f for d in data for f in ("--data", d)), "--tokens", tokens, "--ctx", 256, "--json", "--progress", "none"]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from measure import run
 
 
 def main():
@@ -31,6 +25,7 @@ def main():
     parser.add_argument("--heal", default="200", help="steps of distillation of the last line, or its recipe; 0: none")
     parser.add_argument("--methods", nargs="+", help="these lines of the table only (slice comes first always)")
     arguments = parser.parse_args()
+    texts = [part for text in arguments.data for part in ("--data", text)]
     for moe in arguments.moes:
         config = json.loads((moe / "config.json").read_text())
         active = config["num_experts_per_tok"] * (config.get("moe_intermediate_size") or config["intermediate_size"]) + (config.get("shared_expert_intermediate_size") or 0)
@@ -48,7 +43,7 @@ def main():
         slice_rise = None
         with tempfile.TemporaryDirectory() as folder:
             for i, (name, options) in enumerate(methods):
-                done = split(arguments.binary, moe, Path(folder) / str(i), arguments.data, options, arguments.tokens)
+                done = run(arguments.binary, "split", moe, Path(folder) / str(i), *options, *texts, "--tokens", arguments.tokens, "--ctx", 256)
                 mixture, *rows = done["report"]
                 students = [row for row in rows if row["model"].endswith("healed")] or rows  # what was healed stands there before and after
                 dense = students[0] if len(students) == 1 else students[0] | {"ppl": {d: row["ppl"][d] for d, row in zip(mixture["ppl"], students)}}

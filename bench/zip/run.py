@@ -15,26 +15,15 @@ import random
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-METHODS = [("neuron", "ls"), ("neuron", "none"), ("heapr", "ls"), ("heapr", "none"), ("reap", "none"), ("reap", "ls"), ("ream", "none"), ("frequency", "none"),
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from measure import STUDENT, interval, run
+
+METHODS = [("neuron", "ls"), ("typed", "ls"), ("neuron", "none"), ("heapr", "ls"), ("heapr", "none"), ("reap", "none"), ("reap", "ls"), ("ream", "none"), ("frequency", "none"),
            ("random", "none"), ("hc-smoe", "none"), ("mergemoe", "none"), ("average", "none"), ("zipit", "none"), ("zipit", "ls")]
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # 97.5 % quantile for so many draws
-
-
-def run(binary, *arguments):
-    done = subprocess.run([binary, *map(str, arguments), "--json", "--progress", "none"], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, arguments))}\n{done.stderr}")
-    return json.loads(done.stdout)
-
-
-def interval(values):
-    """Mean and half width of its 95 % confidence interval."""
-    if len(values) < 2:
-        return statistics.mean(values), math.nan
-    return statistics.mean(values), STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def shown(values, signed=True):

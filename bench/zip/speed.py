@@ -7,10 +7,12 @@ bytes of weights it reads."""
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
-from run import run
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from measure import run
 
 FORMS = {"neuron, keep 0.75": ["--method", "neuron", "--keep", 0.75], "neuron, keep 0.5": ["--method", "neuron", "--keep", 0.5],
          "typed, zipped, keep 0.75": ["--method", "typed", "--format", "zipped", "--keep", 0.75],

@@ -23,7 +23,7 @@ namespace mixwright::kernels {
 // The depth of one pass: a panel of it stays in the first or second cache, whatever K is.
 constexpr std::int64_t block_depth = 256;
 constexpr std::int64_t block_pairs_depth = 2048;  // of bf16: half the bytes, and twice the arithmetic a load
-constexpr std::int64_t tile_bytes = 128 << 10;  // of widened weights
+constexpr std::int64_t tile_bytes = 64 << 10;  // of widened weights
 
 }  // namespace mixwright::kernels
 #endif

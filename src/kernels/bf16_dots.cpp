@@ -50,6 +50,7 @@ template <bool add>
 MIXWRIGHT_BF16_TARGET void tiles(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, float* out) {
     std::int64_t row = 0;
     for (; row + bf16_rows_at_once <= rows; row += bf16_rows_at_once) tile<bf16_rows_at_once, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
+    for (; row + 8 <= rows; row += 8) tile<8, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
     for (; row + 4 <= rows; row += 4) tile<4, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
     for (; row < rows; ++row) tile<1, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
 }

@@ -43,14 +43,14 @@ std::string sharing_summary(const arch::ModelSpec& from, const arch::ModelSpec& 
 }  // namespace
 
 std::string zip_table(const arch::ModelSpec& from, const arch::ModelSpec& to, const std::vector<ZippedLayer>& layers) {
-    std::string table = fmt::format("{:>5}  {:>17}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", "layer", "tokens an expert", "kept", "error", "unfitted", "recovered", "chosen");
+    std::string table = fmt::format("{:>5}  {:>17}  {:>8}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", "layer", "tokens an expert", "alike", "kept", "error", "unfitted", "recovered", "chosen");
     for (const ZippedLayer& layer : layers) {
         const std::string tokens = fmt::format("{} / {}", *std::ranges::min_element(layer.tokens), median(layer.tokens));
-        table += fmt::format("{:>5}  {:>17}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", layer.layer, tokens, percent(layer.kept), percent(layer.error), percent(layer.unfitted_error),
+        table += fmt::format("{:>5}  {:>17}  {:>8}  {:>8}  {:>10}  {:>10}  {:>10}  {}\n", layer.layer, tokens, percent(layer.shared_mean_energy), percent(layer.kept), percent(layer.error), percent(layer.unfitted_error),
                              std::isfinite(layer.recovery_error) ? percent(1 - layer.recovery_error) : "-", printable(layer.note, 60));
     }
     const std::string summary = sharing_summary(from, to, layers);
-    return table + (summary.empty() ? "" : summary + "\n") + "(least and median tokens; share of the experts' bytes; squared error of the block's output on held-out tokens, relative, after and before the refit;\n"
+    return table + (summary.empty() ? "" : summary + "\n") + "(least and median tokens; energy of the experts' mean over an expert's; share of the experts' bytes; squared error of the block's output on held-out tokens, relative, after and before the refit;\n"
                    " how much of a source expert's own output its successor gives back)\n\n";
 }
 
@@ -73,11 +73,11 @@ std::string zip_card(const arch::OpenModel& model, const ZipPlan& plan, const Zi
                         options.refit ? ", down projections refitted by least squares" : "", options.sequential ? ", layer after layer" : "",
                         options.budget == ZipBudget::loss ? ", each layer with the bytes that the loss needs of it" : "", text.num_fit,
                         text.num_held_out);
-    card += "| layer | experts' bytes kept | error on held-out tokens | chosen |\n|---|---|---|---|\n";
+    card += "| layer | experts alike | experts' bytes kept | error on held-out tokens | chosen |\n|---|---|---|---|---|\n";
     for (const ZippedLayer& layer : layers)
-        card += fmt::format("| {} | {} | {} | {} |\n", layer.layer, percent(layer.kept), percent(layer.error), printable(layer.note));
+        card += fmt::format("| {} | {} | {} | {} | {} |\n", layer.layer, percent(layer.shared_mean_energy), percent(layer.kept), percent(layer.error), printable(layer.note));
     if (const std::string summary = sharing_summary(model.spec, plan.spec, layers); !summary.empty()) card += "\n" + summary + "\n";
-    return card + "\n(squared error of the MoE block's output, relative)\n";
+    return card + "\n(alike: energy of the original experts' mean over their mean energy; error: squared, of the MoE block's output, relative)\n";
 }
 
 io::Json zip_report_json(const arch::ModelSpec& original, const ZipPlan& plan, const ZipOptions& options, const std::vector<ZippedLayer>& layers) {

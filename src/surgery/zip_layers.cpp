@@ -25,6 +25,20 @@ namespace {
 namespace fs = std::filesystem;
 using arch::TensorRole;
 
+double shared_mean_energy(const model::MoeWeights& block) {
+    double mean = 0, each = 0;
+    const auto experts = static_cast<double>(block.experts.size());
+    for (const auto projection : {&ops::Mlp::gate, &ops::Mlp::up, &ops::Mlp::down}) {
+        at::Tensor sum = at::zeros_like((block.experts.front().*projection).weight);
+        for (const ops::Mlp& expert : block.experts) {
+            sum.add_((expert.*projection).weight);
+            each += (expert.*projection).weight.square().sum(at::kDouble).item<double>() / experts;
+        }
+        mean += (sum / experts).square().sum(at::kDouble).item<double>();
+    }
+    return each > 0 ? mean / each : 0;
+}
+
 class Zipping {
 public:
     // `gradients`: when needs_gradients(). `shares`: what of its experts' bytes each layer keeps.
@@ -70,7 +84,8 @@ private:
         const calibrate::RoutedLayer routed = stream_.observe(original_, weights, layer, options_.sequential ? nullptr : &outputs);
         const model::MoeWeights block = placed(weights.moe, {at::kFloat, at::kCPU});
 
-        ZippedLayer report{.layer = layer, .tokens = routed.counts(model_.spec.num_experts)};
+        ZippedLayer report{.layer = layer, .tokens = routed.counts(model_.spec.num_experts), .shared_mean_energy = shared_mean_energy(block)};
+        advise(report);
         ZipOptions options = options_;
         options.keep = shares_[static_cast<std::size_t>(layer)];
         const ZipContext context{model_.spec, plan_.spec, block, routed, options, layer, gradients_ != nullptr ? gradients_->behind(layer) : at::Tensor()};
@@ -94,6 +109,15 @@ private:
         else
             stream_.become(std::move(outputs));
         return report;
+    }
+
+    // Said before the hours that making copies narrower would take.
+    void advise(const ZippedLayer& report) {
+        constexpr double alike = 0.5;
+        if (advised_ || !makes_narrower(options_.method) || report.shared_mean_energy < alike) return;
+        advised_ = true;
+        warn(fmt::format("the experts of layer {} are alike (energy of their mean {:.0f} % of an expert's; {:.0f} % for unrelated ones): fewer of them will lose less than "
+                         "narrower ones (--method average --refit ls)", report.layer, 100 * report.shared_mean_energy, 100.0 / static_cast<double>(model_.spec.num_experts)));
     }
 
     MadeBlock all_of(const model::MoeWeights& block) const {
@@ -190,6 +214,7 @@ private:
     CalibrationStream stream_;
     const calibrate::LossGradients* gradients_;
     std::vector<double> shares_;
+    bool advised_ = false;
 };
 
 // Made out once: a resumed run goes on with what the journal says.

@@ -12,7 +12,7 @@ using arch::TensorRole;
 
 io::Json ZippedLayer::json() const {
     const auto number = [](double value) { return std::isfinite(value) ? io::Json(value) : io::Json(); };
-    io::Json json{{"layer", layer}, {"tokens", tokens}, {"kept", kept}, {"error", number(error)}, {"fitted_error", number(fitted_error)},
+    io::Json json{{"layer", layer}, {"tokens", tokens}, {"shared_mean_energy", shared_mean_energy}, {"kept", kept}, {"error", number(error)}, {"fitted_error", number(fitted_error)},
                   {"unfitted_error", number(unfitted_error)}, {"recovery_error", number(recovery_error)}, {"recovered", io::Json::array()},
                   {"starved", starved}, {"note", note}};
     for (const double error : recovered) json["recovered"].push_back(number(error));
@@ -23,7 +23,7 @@ io::Json ZippedLayer::json() const {
 
 ZippedLayer ZippedLayer::from_json(const io::Json& json) {
     const auto number = [&](const char* key) { return json.at(key).is_null() ? std::nan("") : json.at(key).get<double>(); };
-    ZippedLayer layer{.layer = json.at("layer"), .tokens = json.at("tokens"), .kept = json.at("kept"), .error = number("error"), .fitted_error = number("fitted_error"),
+    ZippedLayer layer{.layer = json.at("layer"), .tokens = json.at("tokens"), .shared_mean_energy = json.at("shared_mean_energy"), .kept = json.at("kept"), .error = number("error"), .fitted_error = number("fitted_error"),
                       .unfitted_error = number("unfitted_error"), .recovery_error = number("recovery_error"), .starved = json.at("starved"), .note = json.at("note")};
     for (const io::Json& error : json.at("recovered")) layer.recovered.push_back(error.is_null() ? std::nan("") : error.get<double>());
     if (json.contains("zipped")) layer.zipped = arch::zipped_from_json(json.at("zipped"));

@@ -18,6 +18,7 @@ namespace mixwright::surgery {
 struct ZippedLayer {
     std::int64_t layer = 0;
     std::vector<std::int64_t> tokens;  // of each expert of the original
+    double shared_mean_energy = 0;     // how alike the original's experts are: energy of their mean over their mean energy, 1/E of unrelated ones, 1 of copies
     double kept = 1;                   // share of the bytes of its experts
     double error = 0;                  // of the block's output on held-out tokens: squared, relative, each token counting by its stream
     double fitted_error = 0;           // the same on the tokens it was fitted to

@@ -2,6 +2,8 @@
 leaves nothing behind."""
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -9,7 +11,7 @@ import time
 import pytest
 import torch
 from calibration_text import save_text, save_tokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import BINARY, our_logits, run, save_variant
 from transformers import AutoModelForCausalLM
 
@@ -126,6 +128,19 @@ def test_an_expert_without_tokens_stays_near_what_it_was(place, tmp_path):
     done = run("zip", place / "qwen3_moe", tmp_path / "out", "--data", tmp_path / "short.txt", "--ctx", 16, "--keep", 0.5, "--threads", 1)
     assert "fewer tokens than they have neurons" in done.stderr
     assert all(t.isfinite().all() for t in tensors_of(tmp_path / "out").values())
+
+
+def test_experts_that_are_alike_are_told_of(place, tmp_path):
+    shutil.copytree(place / "mixtral", tmp_path / "alike")
+    (file,) = (tmp_path / "alike").glob("*.safetensors")
+    tensors = load_file(file)
+    for name in tensors:
+        tensors[name] = tensors[re.sub(r"experts\.\d+\.", "experts.0.", name)].clone()
+    save_file(tensors, file, metadata={"format": "pt"})
+    for model, energy, told in ((place / "mixtral", 0.25, False), (tmp_path / "alike", 1, True)):
+        done = run("zip", model, tmp_path / "out", "--data", place / "text.txt", "--tokens", 3000, "--ctx", 64, "--force", "--json")
+        assert all(layer["shared_mean_energy"] == pytest.approx(energy, abs=0.02) for layer in json.loads(done.stdout)["layers"])
+        assert ("are alike" in done.stderr) == told
 
 
 @pytest.mark.parametrize("family,options,code,words", [

@@ -54,7 +54,7 @@ def test_all_layers_together_keep_what_was_asked_for(place, model, method, tmp_p
         assert mean == pytest.approx(report["kept_expert_bytes"])
     assert "zipped_" in json.loads((tmp_path / "0.5/config.json").read_text())["model_type"]
     assert json.loads((tmp_path / "0.5/zip_report.json").read_text())["budget"] == "loss"
-    assert "| layer | experts' bytes kept |" in (tmp_path / "0.5/README.md").read_text()
+    assert "| layer | experts alike | experts' bytes kept |" in (tmp_path / "0.5/README.md").read_text()
     assert not list(tmp_path.glob("*.layers"))
 
 

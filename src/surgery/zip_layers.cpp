@@ -117,7 +117,7 @@ private:
         if (advised_ || !makes_narrower(options_.method) || report.shared_mean_energy < alike) return;
         advised_ = true;
         warn(fmt::format("the experts of layer {} are alike (energy of their mean {:.0f} % of an expert's; {:.0f} % for unrelated ones): fewer of them will lose less than "
-                         "narrower ones (--method average --refit ls)", report.layer, 100 * report.shared_mean_energy, 100.0 / static_cast<double>(model_.spec.num_experts)));
+                         "narrower ones (--method hc-smoe)", report.layer, 100 * report.shared_mean_energy, 100.0 / static_cast<double>(model_.spec.num_experts)));
     }
 
     MadeBlock all_of(const model::MoeWeights& block) const {

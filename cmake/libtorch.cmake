@@ -23,8 +23,9 @@ else()
   target_link_libraries(mixwright-libtorch INTERFACE OpenMP::OpenMP_CXX)
 endif()
 if(EXISTS ${torch_root}/lib/libtorch_cuda.so)
-  # CUDA kernels register themselves when their library is loaded: keep it although no symbol of it is named.
-  target_link_libraries(mixwright-libtorch INTERFACE -Wl,--push-state,--no-as-needed
+  # CUDA kernels register themselves when their library is loaded: keep it although no symbol of it is named. What it needs itself
+  # lies in the wheels of NVIDIA's libraries, where it looks for them when it is loaded; linking does without.
+  target_link_libraries(mixwright-libtorch INTERFACE -Wl,--allow-shlib-undefined -Wl,--push-state,--no-as-needed
     ${torch_root}/lib/libtorch_cuda.so ${torch_root}/lib/libc10_cuda.so -Wl,--pop-state)
 endif()
 

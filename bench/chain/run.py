@@ -40,8 +40,10 @@ FORMS = {
     "stream4": (4, STREAM, "... 4 iterations"),
     "stream2-half": (2, {**STREAM, "chain_scale": 0.5}, "... increments scaled by 1/2"),
     "stream2-shared": (2, {**STREAM, "use_igate": False}, "... one router for both iterations"),
+    "stream4-shared": (4, {**STREAM, "use_igate": False}, "... 4 iterations, one router for all"),
     "moe-normed": (1, {**STREAM, "norm_topk_prob": True}, "ordinary pre-norm MoE, weights of the chosen experts sum to one"),
     "stream2-normed": (2, {**STREAM, "norm_topk_prob": True}, "kept stream, weights of the chosen sum to one in each iteration"),
+    "stream2-normed-shared": (2, {**STREAM, "norm_topk_prob": True, "use_igate": False}, "... one router for both iterations"),
 }
 
 
@@ -90,7 +92,7 @@ def train(form, seed, options):
         config=config_of(form, options), tokenizer=str(options.texts / "tokenizer"), data=str(options.texts / "train.jsonl"),
         eval_data=str(options.texts / "held_out.jsonl"), steps=options.steps, batch_size=8, seq_len=options.length, lr=options.lr, min_lr=options.lr / 10,
         warmup=0.1, weight_decay=0.01, clip=1.0, sequence_balance_loss=0.001, dtype="float32", seed=seed, eval_every=max(options.steps // 6, 1),
-        eval_tokens=options.eval_tokens, save_every=100))
+        eval_tokens=options.eval_tokens, save_every=options.save_every))
     same = recipe.exists() and recipe.read_text() == text  # of another length or rate it is another run
     if same and report.exists():
         return json.loads(report.read_text())
@@ -98,7 +100,8 @@ def train(form, seed, options):
     log = options.out / f"{name}.log"
     resumed = same and Path(f"{out}.training").exists()
     with log.open("w+") as printed:
-        process = subprocess.Popen([options.binary, "train", recipe, out, "--json", "--resume" if resumed else "--force", "--progress", "none", "--threads", str(options.threads)], stdout=printed, stderr=printed)
+        process = subprocess.Popen([options.binary, "train", recipe, out, "--json", "--resume" if resumed else "--force", "--progress", "none",
+                                    "--threads", str(options.threads), "--device", options.device], stdout=printed, stderr=printed)
         _, status, used = os.wait4(process.pid, 0)  # its own resources: others may run beside it
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -165,6 +168,8 @@ def main():
     parser.add_argument("--eval-tokens", type=int, default=32_768)
     parser.add_argument("--threads", type=int, default=2, help="of one run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; runs on another device are kept apart by --out")
+    parser.add_argument("--save-every", type=int, default=100, help="steps between states that an interrupted run goes on from; 0: none")
     parser.add_argument("--texts", type=Path, default=ROOT / "build/zoo/texts")
     parser.add_argument("--out", type=Path, default=ROOT / "build/bench/chain")
     options = parser.parse_args()

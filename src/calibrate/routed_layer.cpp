@@ -24,7 +24,7 @@ std::vector<std::int64_t> RoutedLayer::counts(std::int64_t num_experts) const {
 RoutedLayer joined(std::vector<RoutedLayer> iterations) {
     if (iterations.size() == 1) return std::move(iterations.front());
     RoutedLayer all;
-    for (at::Tensor RoutedLayer::*part : {&RoutedLayer::inputs, &RoutedLayer::logits, &RoutedLayer::experts, &RoutedLayer::gates, &RoutedLayer::weights}) {
+    for (at::Tensor RoutedLayer::*part : RoutedLayer::parts()) {
         std::vector<at::Tensor> fit, held_out;
         for (const RoutedLayer& one : iterations) {
             fit.push_back((one.*part).narrow(0, 0, one.num_fit));

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct RoutedLayer {
     at::Tensor weights;        // [N] f32: what an error of the output counts, one over the size of the stream it is added to
     std::int64_t num_fit = 0;  // the first so many tokens are for fitting, the rest held out
 
+    static constexpr auto parts() { return std::array{&RoutedLayer::inputs, &RoutedLayer::logits, &RoutedLayer::experts, &RoutedLayer::gates, &RoutedLayer::weights}; }
     std::int64_t num_tokens() const { return inputs.size(0); }
     ExpertTokens of(std::int64_t expert) const;
     /// Tokens per expert, [E].

@@ -22,10 +22,9 @@ at::ScalarType compute_dtype(std::string_view requested, const arch::OpenModel& 
 
 at::Device compute_device(std::string_view requested) {
     const bool has_cuda = at::globalContext().hasCUDA();
-    if (requested.empty()) return has_cuda ? at::Device(at::kCUDA) : at::Device(at::kCPU);
     std::optional<at::Device> device;
     try {
-        device.emplace(std::string(requested));
+        device.emplace(requested.empty() ? (has_cuda ? "cuda" : "cpu") : std::string(requested));
     } catch (const c10::Error&) {
         device.reset();
     }
@@ -34,6 +33,8 @@ at::Device compute_device(std::string_view requested) {
     if (device->is_cuda() && !has_cuda)
         throw Error(ErrorCode::usage, fmt::format("--device {}: this libtorch sees no CUDA device", requested),
                     "install a CUDA wheel of torch, or use --device cpu");
+    // f32 is f32, whatever the environment tells libtorch about TF32.
+    if (device->is_cuda()) at::globalContext().setAllowTF32CuBLAS(false);
     return *device;
 }
 

@@ -19,7 +19,7 @@ public:
         const Assignment a = sort_by_expert(chosen, down.size(0));
         const at::Tensor hidden = rows_by_expert(a, rows_of_tokens(a, x), gate_up.transpose(1, 2));
         const at::Tensor outputs = rows_by_expert(a, {swiglu_rows(hidden)}, down.transpose(1, 2));
-        context->save_for_backward({x, weights, gate_up, down, hidden, a.order, a.token, a.position});
+        context->save_for_backward({x, weights, gate_up, down, hidden, a.order, a.token, a.position, a.slot});
         context->saved_data["begin"] = a.begin;
         return combine_rows(outputs, a.position, weights.contiguous());
     }
@@ -29,7 +29,7 @@ public:
     static variable_list backward(AutogradContext* context, variable_list gradients) {
         const variable_list saved = context->get_saved_variables();
         const at::Tensor &x = saved[0], &weights = saved[1], &gate_up = saved[2], &down = saved[3], &hidden = saved[4];
-        const Assignment a{context->saved_data["begin"].toIntVector(), saved[5], saved[6], saved[7]};
+        const Assignment a{context->saved_data["begin"].toIntVector(), saved[5], saved[6], saved[7], saved[8]};
         const bool for_x = context->needs_input_grad(0), for_experts = context->needs_input_grad(3) || context->needs_input_grad(4);
 
         const Rows incoming = rows_of_tokens(a, gradients[0].to(x.scalar_type()));

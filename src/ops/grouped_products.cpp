@@ -46,7 +46,27 @@ kernels::Factor rows_of(const Assignment& a, const Rows& rows, std::int64_t begi
     return factor;
 }
 
+// values [M, d] -> [E, busiest, d], zeros behind the rows of each expert.
+at::Tensor padded(const Assignment& a, const at::Tensor& values) {
+    const std::int64_t num_experts = std::ssize(a.begin) - 1, most = a.busiest(), d = values.size(1);
+    return at::zeros({num_experts * most, d}, values.options()).index_copy_(0, a.slot, values).view({num_experts, most, d});
+}
+
 }  // namespace
+
+std::int64_t Assignment::busiest() const {
+    std::int64_t most = 0;
+    for (std::size_t e = 0; e + 1 < begin.size(); ++e) most = std::max(most, begin[e + 1] - begin[e]);
+    return most;
+}
+
+void batch_products(Assignment& a) {
+    const std::int64_t most = a.busiest();
+    std::vector<std::int64_t> slot(static_cast<std::size_t>(a.begin.back()));
+    for (std::size_t e = 0; e + 1 < a.begin.size(); ++e)
+        for (std::int64_t row = a.begin[e]; row < a.begin[e + 1]; ++row) slot[static_cast<std::size_t>(row)] = static_cast<std::int64_t>(e) * most + row - a.begin[e];
+    a.slot = at::tensor(slot, at::kLong).to(a.order.device());
+}
 
 Assignment sort_by_expert(const at::Tensor& chosen_NK, std::int64_t num_experts) {
     const at::Tensor chosen = chosen_NK.to(at::kCPU).contiguous();
@@ -60,6 +80,8 @@ Assignment sort_by_expert(const at::Tensor& chosen_NK, std::int64_t num_experts)
         position[item[row]] = static_cast<std::int64_t>(row);
     }
     for (at::Tensor* tensor : {&a.order, &a.token, &a.position}) *tensor = tensor->to(chosen_NK.device());
+    constexpr std::int64_t padding_worth_it = 8;
+    if (!a.order.is_cpu() && a.busiest() * num_experts <= padding_worth_it * a.begin.back()) batch_products(a);
     return a;
 }
 
@@ -70,6 +92,7 @@ Rows rows_of_tokens(const Assignment& a, const at::Tensor& x) {
 
 at::Tensor rows_by_expert(const Assignment& a, const Rows& rows, const at::Tensor& matrices) {
     const std::int64_t num_experts = matrices.size(0), k = matrices.size(1), n = matrices.size(2);
+    if (a.slot.defined()) return at::bmm(padded(a, rows.values), matrices).view({-1, n}).index_select(0, a.slot);
     const at::Tensor out = at::empty({a.begin.back(), n}, rows.values.options());
     if (gemm_applies(out)) {
         std::vector<GemmCall> calls;
@@ -90,6 +113,7 @@ at::Tensor rows_by_expert(const Assignment& a, const Rows& rows, const at::Tenso
 
 at::Tensor outer_by_expert(const Assignment& a, const Rows& left, const Rows& right) {
     const std::int64_t num_experts = static_cast<std::int64_t>(a.begin.size()) - 1, m = left.values.size(1), n = right.values.size(1);
+    if (a.slot.defined()) return at::bmm(padded(a, left.values).transpose(1, 2), padded(a, right.values));
     const at::Tensor out = at::empty({num_experts, m, n}, left.values.options());
     if (gemm_applies(out)) {
         std::vector<GemmCall> calls;

@@ -16,10 +16,17 @@ struct Assignment {
     at::Tensor order;                  // i64 [M]: row -> n * K + k
     at::Tensor token;                  // i32 [M]: row -> n
     at::Tensor position;               // i64 [N, K]: -> row
+    at::Tensor slot;                   // i64 [M]: row -> e * busiest(begin) + its place among those of expert e; where products are batched
+
+    std::int64_t busiest() const;      // rows of the expert that has most
 };
 
-/// chosen i64 [N, K].
+/// chosen i64 [N, K]. Off the CPU the products to come are batched, unless one expert has so many more rows than the others that
+/// padding would cost more than launches.
 Assignment sort_by_expert(const at::Tensor& chosen_NK, std::int64_t num_experts);
+
+/// Products of this assignment are batched: one for all experts, their rows padded with zeros to those of the busiest.
+void batch_products(Assignment& a);
 
 /// One row for each assignment.
 struct Rows {

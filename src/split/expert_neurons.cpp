@@ -24,7 +24,7 @@ at::Tensor joined(const std::vector<Neurons>& parts, at::Tensor Neurons::*tensor
 }
 
 Neurons neurons_of(const ops::Mlp& mlp, std::int64_t expert) {
-    return {mlp.gate.weight, mlp.up.weight, mlp.down.weight, mlp.gate.bias, mlp.up.bias, at::full({mlp.gate.weight.size(0)}, expert, at::kLong)};
+    return {mlp.gate.weight, mlp.up.weight, mlp.down.weight, mlp.gate.bias, mlp.up.bias, at::full({mlp.gate.weight.size(0)}, expert, mlp.gate.weight.options().dtype(at::kLong))};
 }
 
 // f32 [N]: the weight of the shared expert.

@@ -160,7 +160,7 @@ struct Student::State {
         const std::int64_t limit = greedy ? std::max(options.max_candidates, options.width + options.width / 2) : options.width;
         const Neurons candidates = candidate_neurons(weights.moe, seen, limit);
         seen.clear();
-        const at::Tensor prior = candidates.down.to(at::kCPU, at::kDouble) * share.index_select(0, candidates.expert).unsqueeze(0);
+        const at::Tensor prior = candidates.down.to(at::kCPU, at::kDouble) * share.index_select(0, candidates.expert.to(at::kCPU)).unsqueeze(0);
         const Fit fit = greedy ? choose_and_fit(candidates, task, prior, like) : fit_by_rows(candidates, task, prior, like);
         const Neurons kept = candidates.of(fit.kept.to(candidates.gate.device()));
         report.push_back({layer, fit.lambda, fit.error, fit.held_out_error, kept.expert.eq(moe.spec.num_experts).sum().item<std::int64_t>()});

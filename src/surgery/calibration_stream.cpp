@@ -32,6 +32,8 @@ calibrate::RoutedLayer CalibrationStream::observe(const model::Decoder& decoder,
         check_interrupted();
     }
     calibrate::RoutedLayer routed = calibrate::joined(taps.take_iterations(num_fit_));
+    // Surgery is done on the CPU, whatever the stream is computed on.
+    for (at::Tensor calibrate::RoutedLayer::*part : calibrate::RoutedLayer::parts()) routed.*part = (routed.*part).to(at::kCPU);
     routed.inputs = routed.inputs.to(at::kFloat);
     return routed;
 }

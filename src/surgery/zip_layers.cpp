@@ -99,6 +99,7 @@ private:
         report.typed = made.typed;
         if (!all_kept) finish(made.weights, block, routed, weights, layer, report);
 
+        made.weights.shared_gate = weights.moe.shared_gate;  // which nothing changes, where the stream is and in its dtype
         weights.moe = std::move(made.weights);
         if (made.zipped) group_rows(*made.zipped, weights.moe);
         plan_.spec.layers[static_cast<std::size_t>(layer)].zipped = std::move(made.zipped);

@@ -55,12 +55,22 @@ void update_on_cpu(const Parameter& p, const at::Tensor& gradient, const Coeffic
     });
 }
 
-void update_elsewhere(Parameter& p, const at::Tensor& gradient, const Coefficients& c) {
-    const at::Tensor g = gradient.to(at::kFloat) * c.gradient_scale;
-    p.mean.lerp_(g, 1 - c.beta1);
-    p.variance.mul_(c.beta2).addcmul_(g, g, 1 - c.beta2);
-    p.master.mul_(c.keep).addcdiv_(p.mean, p.variance.sqrt().mul_(c.root_correction).add_(c.eps), -c.step_size);
-    if (!p.working.is_same(p.master)) p.working.copy_(p.master);
+// All tensors in a few launches: libtorch's fused step, which wants f32 throughout.
+void update_together(const std::vector<Parameter*>& parameters, const AdamWOptions& options, double lr, double weight_decay, std::int64_t step, double gradient_scale) {
+    if (parameters.empty()) return;
+    std::vector<at::Tensor> masters, gradients, means, variances, workings;
+    for (Parameter* p : parameters) {
+        masters.push_back(p->master.detach());
+        gradients.push_back(p->working.grad().to(at::kFloat));
+        means.push_back(p->mean);
+        variances.push_back(p->variance);
+        workings.push_back(p->working.detach());
+    }
+    if (gradient_scale != 1.0) gradients = at::_foreach_mul(gradients, gradient_scale);
+    const std::vector<at::Tensor> steps(parameters.size(), at::full({}, static_cast<double>(step), masters.front().options()));
+    at::_fused_adamw_(masters, gradients, means, variances, /*max_exp_avg_sqs=*/{}, steps, lr, options.beta1, options.beta2, weight_decay, options.eps,
+                      /*amsgrad=*/false, /*maximize=*/false);
+    if (!parameters.front()->working.is_same(parameters.front()->master)) at::_foreach_copy_(workings, masters);
 }
 
 }  // namespace
@@ -77,20 +87,22 @@ Parameter make_parameter(std::string name, const at::Tensor& value, at::ScalarTy
 }
 
 double gradient_norm(const std::vector<Parameter>& parameters) {
-    double sum = 0;
+    std::vector<at::Tensor> norms;  // looked at together: each look waits for the device
     for (const Parameter& p : parameters)
-        if (const at::Tensor& gradient = p.working.grad(); gradient.defined()) {
-            const double norm = at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kFloat).item<double>();
-            sum += norm * norm;
-        }
-    return std::sqrt(sum);
+        if (const at::Tensor& gradient = p.working.grad(); gradient.defined()) norms.push_back(at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kFloat));
+    return norms.empty() ? 0 : at::linalg_vector_norm(at::stack(norms).to(at::kDouble)).item<double>();
 }
 
 void adamw_step(std::vector<Parameter>& parameters, const AdamWOptions& options, double lr, std::int64_t step, double gradient_scale) {
     const at::NoGradGuard guard;
     const double correction1 = 1 - std::pow(options.beta1, step), correction2 = 1 - std::pow(options.beta2, step);
+    std::vector<Parameter*> decaying, others;
     for (Parameter& p : parameters) {
         if (!p.working.grad().defined()) continue;
+        if (!p.working.is_cpu()) {
+            (p.decays ? decaying : others).push_back(&p);
+            continue;
+        }
         const at::Tensor gradient = p.working.grad().contiguous();
         const Coefficients c{.keep = static_cast<float>(1 - (p.decays ? lr * options.weight_decay : 0)),
                              .step_size = static_cast<float>(lr / correction1),
@@ -99,11 +111,10 @@ void adamw_step(std::vector<Parameter>& parameters, const AdamWOptions& options,
                              .root_correction = static_cast<float>(1 / std::sqrt(correction2)),
                              .eps = static_cast<float>(options.eps),
                              .gradient_scale = static_cast<float>(gradient_scale)};
-        if (gradient.is_cpu())
-            update_on_cpu(p, gradient, c);
-        else
-            update_elsewhere(p, gradient, c);
+        update_on_cpu(p, gradient, c);
     }
+    update_together(decaying, options, lr, options.weight_decay, step, gradient_scale);
+    update_together(others, options, lr, 0, step, gradient_scale);
 }
 
 }  // namespace mixwright::train

@@ -7,6 +7,7 @@
 
 #include "ops/expert_dispatch.h"
 #include "ops/gradient_check.h"
+#include "ops/grouped_products.h"
 
 namespace mixwright::ops {
 namespace {
@@ -53,6 +54,16 @@ TEST(GroupedExperts, gradients_equal_finite_differences) {
     expect_gradients_match({c.x, c.weights, c.experts.gate_up, c.experts.down}, [&](const std::vector<at::Tensor>& in) {
         return grouped_experts(in[0], {.weights = in[1], .experts = c.chosen}, {in[2], in[3]});
     });
+}
+
+// What a GPU does: one product for all experts, padded.
+TEST(GroupedExperts, batched_products_equal_those_of_each_expert) {
+    const Case c = make_case(at::kDouble);
+    Assignment each = sort_by_expert(c.chosen, num_experts), batched = each;
+    batch_products(batched);
+    const at::Tensor rows = at::randn({num_tokens * top_k, model}, at::kDouble), others = at::randn({num_tokens * top_k, width}, at::kDouble);
+    EXPECT_TRUE(at::allclose(rows_by_expert(batched, {rows}, c.experts.gate_up.transpose(1, 2)), rows_by_expert(each, {rows}, c.experts.gate_up.transpose(1, 2))));
+    EXPECT_TRUE(at::allclose(outer_by_expert(batched, {rows}, {others}), outer_by_expert(each, {rows}, {others})));
 }
 
 // The vectorised kernels, with a width that leaves a rest, against the double arithmetic that was checked above.

@@ -5,7 +5,7 @@
 Every form is trained from scratch by `mixwright train` on the texts of the zoo (tools/zoo/texts.py) with the same batches; a token
 costs the same number of expert products in each: iterations times top_k is 4 (or --budget). `:experts=N`, `:layers=N` or `:budget=N` behind a form
 gives it other sizes than the rest. Differences are to --base (the first form), seed by seed. Runs that are done are kept in
-build/bench/chain and not repeated, so that longer lists and more seeds add to a table; an interrupted one goes on. Prints and writes table.md and curves.html.
+build/bench/chain and not repeated, so that longer lists and more seeds add to a table; an interrupted one goes on. Prints and writes table.md and curves.svg.
 """
 
 import argparse
@@ -138,18 +138,30 @@ def table(rows, options):
 
 
 def curves(rows):
-    """Held-out loss over steps, the mean over seeds, as one page."""
-    colours = ["#4c78a8", "#d1495b", "#54a24b", "#e8a838", "#7b5aa6", "#3fb8af", "#9d755d", "#b279a2", "#444", "#f58518", "#72b7b2", "#eeca3b", "#bab0ac", "#ff9da6"]
+    """Held-out loss over steps, the mean over seeds, as an SVG; the legend in the order of the ends."""
+    colours = ["#4c78a8", "#d1495b", "#54a24b", "#e8a838", "#7b5aa6", "#3fb8af", "#9d755d", "#b279a2", "#6b7280", "#f58518", "#72b7b2", "#c9a600", "#8a8f99", "#ff9da6"]
     means = {form: [(points[0][0], statistics.mean(p[1] for p in points)) for points in zip(*(row["curve"][1:] for row in runs))] for form, runs in rows.items()}
     last = max(step for curve in means.values() for step, _ in curve)
     low, high = (pick(loss for curve in means.values() for _, loss in curve) for pick in (min, max))
-    span = high - low or 1
-    body = ""
-    for i, (form, curve) in enumerate(means.items()):
-        points = " ".join(f"{60 + 700 * step / last:.1f},{20 + 340 * (high - loss) / span:.1f}" for step, loss in curve)
-        body += f'<polyline fill="none" stroke-width="2" stroke="{colours[i % len(colours)]}" points="{points}"/><text x="775" y="{30 + 18 * i}" fill="{colours[i % len(colours)]}">{form}</text>\n'
-    marks = "".join(f'<text x="52" y="{24 + 340 * (high - v) / span:.0f}" text-anchor="end">{v:.2f}</text>' for v in (low, (low + high) / 2, high))
-    return f'<!doctype html><meta charset="utf-8"><title>Chaining experts</title><svg viewBox="0 0 960 400" font-family="sans-serif" font-size="13">{marks}{body}<text x="60" y="390">step 0</text><text x="760" y="390" text-anchor="end">{last}</text></svg>\n'
+    left, right, top, bottom = 60, 690, 20, 380
+    x_of = lambda step: left + (right - left) * step / last
+    y_of = lambda loss: top + (bottom - top) * (high - loss) / ((high - low) or 1)
+    tick = next(t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2) if (high - low) / t <= 8)
+    parts = []
+    for i in range(math.ceil(low / tick), math.floor(high / tick) + 1):
+        y = y_of(i * tick)
+        parts.append(f'<path stroke="#8886" d="M{left} {y:.1f}H{right}"/><text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{i * tick:.2f}</text>')
+    for step in (0, last // 2, last):
+        parts.append(f'<text x="{x_of(step):.0f}" y="{bottom + 20}" text-anchor="middle">{step}</text>')
+    ordered = sorted(means.items(), key=lambda item: item[1][-1][1], reverse=True)
+    for i, (form, curve) in enumerate(ordered):
+        colour = colours[i % len(colours)]
+        points = " ".join(f"{x_of(step):.1f},{y_of(loss):.1f}" for step, loss in curve)
+        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.8" points="{points}"/>'
+                     f'<text x="{right + 15}" y="{top + 12 + 20 * i}" fill="{colour}">{form} {curve[-1][1]:.3f}</text>')
+    body = "\n".join(parts)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 420" font-family="sans-serif" font-size="13" fill="#888">\n{body}\n'
+            f'<text x="{(left + right) / 2:.0f}" y="{bottom + 36}" text-anchor="middle">step; held-out loss in nats, mean over seeds</text></svg>\n')
 
 
 def main():
@@ -198,7 +210,7 @@ def main():
             rows[form].append(row)
     text = table(rows, options)
     (options.out / "table.md").write_text(text)
-    (options.out / "curves.html").write_text(curves(rows))
+    (options.out / "curves.svg").write_text(curves(rows))
     print("\n" + text)
 
 

@@ -9,6 +9,7 @@
 #include "calibrate/routed_layer.h"
 #include "error.h"
 #include "merge/neuron_selection.h"
+#include "ops/product.h"
 #include "progress.h"
 
 namespace mixwright::calibrate {
@@ -177,7 +178,7 @@ private:
                 const ExpertTokens reach = routed[s].of(e);
                 if (reach.tokens.size(0) == 0) continue;
                 const at::Tensor in = routed[s].inputs.index_select(0, reach.tokens);
-                const at::Tensor a = expert_activations(expert, in), y = at::linear(a, expert.down.weight.to(at::kFloat));
+                const at::Tensor a = expert_activations(expert, in), y = ops::linear_product(a, expert.down.weight.to(at::kFloat));
                 profile.output_norm[static_cast<std::int64_t>(s)][e] = (y.norm(2, {1}) * reach.gates).sum(at::kDouble);
                 energy.add_((a * reach.gates.unsqueeze(1)).square().sum(0).to(at::kCPU, at::kDouble));
             }
@@ -185,7 +186,7 @@ private:
             check_interrupted();
         }
         const at::Tensor flat = at::stack(outputs);
-        return at::mm(flat, flat.t()).to(at::kCPU, at::kDouble);
+        return ops::matrix_product(flat, flat.t()).to(at::kCPU, at::kDouble);
     }
 
     // The Gram matrix of the stacked experts, [E, E] f64, over this rank's share of the weights. Projection by projection: never all of
@@ -199,7 +200,7 @@ private:
             std::vector<at::Tensor> rows;
             for (const ops::Mlp& expert : moe.experts) rows.push_back(at::constant_pad_nd(weight_of(expert).flatten(), {0, longest - weight_of(expert).numel()}));
             const at::Tensor stacked = at::stack(rows).slice(1, ranks_.rank(), longest, ranks_.size());
-            gram.add_(at::mm(stacked, stacked.t()).to(at::kCPU, at::kDouble));
+            gram.add_(ops::matrix_product(stacked, stacked.t()).to(at::kCPU, at::kDouble));
         };
         add([](const ops::Mlp& m) { return m.gate.weight; });
         add([](const ops::Mlp& m) { return m.up.weight; });

@@ -8,6 +8,8 @@
 #include <limits>
 #include <memory>
 
+#include "ops/product.h"
+
 namespace mixwright::calibrate {
 namespace {
 
@@ -25,7 +27,7 @@ public:
 
     /// `weight` makes domains with more text count no more than others.
     void add(std::int64_t domain, const at::Tensor& states_ND, double weight) {
-        gram_.add_(at::mm(states_ND.t(), states_ND).to(at::kCPU, at::kDouble), weight);
+        gram_.add_(ops::matrix_product(states_ND.t(), states_ND).to(at::kCPU, at::kDouble), weight);
         sums_[domain].add_(states_ND.sum(0).to(at::kCPU, at::kDouble), weight);
     }
     void hold_out(std::int64_t domain, const at::Tensor& states_ND) {

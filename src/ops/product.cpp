@@ -18,7 +18,11 @@ namespace {
 // time on getting ready. All passes of training do the same, with and without gradients: their sums must agree to the last bit.
 bool by_own_gemm(const at::Tensor& x) { return gemm_applies(x) && (!has_fast_products(x.scalar_type()) || !c10::InferenceMode::is_enabled()); }
 
-void gemm_product_out(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+// Our products read factors whose rows or columns lie in one piece.
+at::Tensor in_pieces(const at::Tensor& matrix) { return matrix.stride(0) == 1 || matrix.stride(1) == 1 ? matrix : matrix.contiguous(); }
+
+void gemm_product_out(const at::Tensor& out, const at::Tensor& left, const at::Tensor& right) {
+    const at::Tensor a = in_pieces(left), b = in_pieces(right);
     const GemmCall call{factor_of(a), factor_of(b), a.size(0), a.size(1), b.size(1), product_of(out)};
     run_gemms({&call, 1});
 }

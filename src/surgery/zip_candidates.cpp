@@ -4,6 +4,8 @@
 
 #include <numeric>
 
+#include "ops/product.h"
+
 namespace mixwright::surgery {
 
 merge::NormalEquations Candidates::equations(std::int64_t first, std::int64_t count) const {
@@ -18,7 +20,7 @@ Candidates candidates(const ZipContext& context, std::int64_t expert, const ops:
     const at::Tensor x = context.routed.inputs.index_select(0, reach.tokens), down = own.down.weight.to(at::kFloat);
     const at::Tensor weight = (reach.gates * context.routed.weights.index_select(0, reach.tokens)).unsqueeze(1);
     Candidates result{.activations = expert_activations(own, x) * weight, .down = down, .num_fit = reach.num_fit};
-    result.output = at::linear(result.activations, down);
+    result.output = ops::linear_product(result.activations, down);
     if (foreign != nullptr) {
         result.activations = at::cat({result.activations, expert_activations(*foreign, x) * weight}, 1);
         result.down = at::constant_pad_nd(down, {0, foreign->gate.weight.size(0)});

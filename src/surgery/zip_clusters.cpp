@@ -13,6 +13,7 @@
 #include "merge/least_squares.h"
 #include "merge/neuron_selection.h"
 #include "merge/zipit.h"
+#include "ops/product.h"
 #include "progress.h"
 
 namespace mixwright::surgery {
@@ -22,7 +23,7 @@ using merge::Groups;
 
 constexpr std::int64_t sample_tokens = 4096;  // for statistics that look at every expert on every token
 
-at::Tensor outputs_of(const ops::Mlp& expert, const at::Tensor& x) { return at::linear(expert_activations(expert, x), expert.down.weight.to(at::kFloat)); }
+at::Tensor outputs_of(const ops::Mlp& expert, const at::Tensor& x) { return ops::linear_product(expert_activations(expert, x), expert.down.weight.to(at::kFloat)); }
 
 // Evenly over the tokens to fit to.
 at::Tensor sample(const calibrate::RoutedLayer& routed) {
@@ -39,7 +40,7 @@ at::Tensor frequencies(const ZipContext& context) {
 
 at::Tensor coactivation(const ZipContext& context) {
     const at::Tensor chosen = at::one_hot(context.routed.experts, context.spec.num_experts).sum(1).to(at::kFloat);  // [N, E]
-    return at::mm(chosen.t(), chosen).to(at::kDouble);
+    return ops::matrix_product(chosen.t(), chosen).to(at::kDouble);
 }
 
 at::Tensor mean_outputs(const ZipContext& context) {
@@ -61,7 +62,7 @@ at::Tensor output_similarity(const ZipContext& context, bool gated) {
     }
     const at::Tensor flat = at::stack(outputs).flatten(1);
     const at::Tensor unit = flat / flat.norm(2, {1}, true).clamp_min(1e-12);
-    return at::mm(unit, unit.t()).to(at::kDouble);
+    return ops::matrix_product(unit, unit.t()).to(at::kDouble);
 }
 
 // Takes the loosest members out of groups until there are `count`.
@@ -154,7 +155,7 @@ Groups pseudo_pruned(const ZipContext& context) {
     const std::int64_t experts = context.spec.num_experts, at_most = std::max<std::int64_t>(1, experts / 8);
     const at::Tensor saliency = reap_saliency(context), x = sample(context.routed), logits = at::linear(x, router_of(context.weights)).to(at::kFloat).t();
     const at::Tensor unit = logits / logits.norm(2, {1}, true).clamp_min(1e-12);
-    const at::Tensor similar = (output_similarity(context, true) + at::mm(unit, unit.t()).to(at::kDouble)) / 2;
+    const at::Tensor similar = (output_similarity(context, true) + ops::matrix_product(unit, unit.t()).to(at::kDouble)) / 2;
     auto centres = merge::largest(saliency, context.result.num_experts);
     std::ranges::sort(centres, std::ranges::greater{}, [&](std::int64_t e) { return saliency[e].item<double>(); });
     std::vector<std::int64_t> free;
@@ -232,14 +233,14 @@ ops::Mlp zipped_features(const ZipContext& context, const std::vector<std::int64
     }
     const at::Tensor z = at::cat(activations, 1);
     const double rows = static_cast<double>(std::max<std::int64_t>(1, z.size(0)));
-    const at::Tensor similarity = merge::correlation(at::mm(z.t(), z).to(at::kDouble) / rows, z.sum(0).to(at::kDouble) / rows);
+    const at::Tensor similarity = merge::correlation(ops::matrix_product(z.t(), z).to(at::kDouble) / rows, z.sum(0).to(at::kDouble) / rows);
     const auto features = merge::zipit_groups(similarity, context.spec.expert_width,
                                               {.models = std::ssize(group), .alpha = context.options.alpha, .beta = context.options.beta});
     const at::Tensor merge = merge::merge_matrix(features, z.size(1)).to(at::kFloat), unmerge = merge::unmerge_matrix(features, z.size(1)).to(at::kFloat);
     ops::Mlp zipped = context.weights.experts[static_cast<std::size_t>(group[0])];
-    zipped.gate.weight = at::mm(merge, at::cat(gates));
-    zipped.up.weight = at::mm(merge, at::cat(ups));
-    zipped.down.weight = at::mm(at::cat(downs, 1), unmerge);
+    zipped.gate.weight = ops::matrix_product(merge, at::cat(gates));
+    zipped.up.weight = ops::matrix_product(merge, at::cat(ups));
+    zipped.down.weight = ops::matrix_product(at::cat(downs, 1), unmerge);
     return zipped;
 }
 

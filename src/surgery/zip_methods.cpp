@@ -59,7 +59,7 @@ ops::Mlp fewer_neurons(const ZipContext& context, const ops::Mlp& expert, const 
     merge::NormalEquations fit(a.size(1), down.size(0)), held_out(a.size(1), down.size(0));
     const auto add = [&](merge::NormalEquations& equations, std::int64_t begin, std::int64_t count) {
         const at::Tensor rows = a.narrow(0, begin, count);
-        equations.add(rows, at::linear(rows, down));
+        equations.add(rows, ops::linear_product(rows, down));
     };
     add(fit, 0, reach.num_fit);
     add(held_out, reach.num_fit, a.size(0) - reach.num_fit);

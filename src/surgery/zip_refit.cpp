@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "merge/least_squares.h"
+#include "ops/product.h"
 #include "surgery/zip_methods.h"
 
 namespace mixwright::surgery {
@@ -35,11 +36,11 @@ at::Tensor block_output(const model::MoeWeights& weights, const calibrate::Route
     for (std::size_t e = 0; e < weights.experts.size(); ++e) {
         const calibrate::ExpertTokens reach = routed.of(static_cast<std::int64_t>(e));
         const at::Tensor a = expert_activations(weights.experts[e], routed.inputs.index_select(0, reach.tokens));
-        y.index_add_(0, reach.tokens, at::linear(a * reach.gates.unsqueeze(1), weights.experts[e].down.weight.to(at::kFloat)));
+        y.index_add_(0, reach.tokens, ops::linear_product(a * reach.gates.unsqueeze(1), weights.experts[e].down.weight.to(at::kFloat)));
     }
     if (weights.shared.down.weight.defined()) {
         const at::Tensor a = expert_activations(weights.shared, routed.inputs) * shared_gates(weights, routed.inputs);
-        y.add_(at::linear(a, weights.shared.down.weight.to(at::kFloat)));
+        y.add_(ops::linear_product(a, weights.shared.down.weight.to(at::kFloat)));
     }
     return y;
 }
@@ -79,13 +80,13 @@ BlockRefit refit_block(model::MoeWeights& weights, const calibrate::RoutedLayer&
             const at::Tensor a = expert_activations(*unit.mlp, routed.inputs.index_select(0, tokens)) *
                                  (gates * routed.weights.index_select(0, tokens)).unsqueeze(1);
             const at::Tensor down = unit.mlp->down.weight.to(at::kFloat);
-            const at::Tensor own = at::linear(a, down), left = residual.index_select(0, tokens) + own;
+            const at::Tensor own = ops::linear_product(a, down), left = residual.index_select(0, tokens) + own;
             const std::int64_t count = tokens.size(0);
             merge::NormalEquations fitting(a.size(1), left.size(1)), judging(a.size(1), left.size(1));
             fitting.add(a.narrow(0, 0, num_fit), left.narrow(0, 0, num_fit));
             judging.add(a.narrow(0, num_fit, count - num_fit), left.narrow(0, num_fit, count - num_fit));
             const at::Tensor fitted = merge::fit_ridge(fitting, judging, down.t(), merge::HeldOut::stay, {.weakest = weakest_pull}).solution.t().to(at::kFloat).contiguous();
-            residual.index_add_(0, tokens, own - at::linear(a, fitted));
+            residual.index_add_(0, tokens, own - ops::linear_product(a, fitted));
             unit.mlp->down.weight = fitted.to(unit.mlp->down.weight.scalar_type());
         }
         const double now = error(residual, true);
@@ -106,7 +107,7 @@ std::vector<double> recovery(const model::MoeWeights& block, const model::MoeWei
         const calibrate::ExpertTokens reach = routed.of(static_cast<std::int64_t>(e));
         const at::Tensor tokens = reach.tokens.narrow(0, reach.num_fit, reach.tokens.size(0) - reach.num_fit);
         const at::Tensor x = routed.inputs.index_select(0, tokens);
-        const auto output = [&](const ops::Mlp& expert) { return at::linear(expert_activations(expert, x), expert.down.weight); };
+        const auto output = [&](const ops::Mlp& expert) { return ops::linear_product(expert_activations(expert, x), expert.down.weight); };
         const at::Tensor truth = output(block.experts[e]);
         const double energy = truth.square().sum().item<double>();
         errors.push_back(energy > 0 ? (output(made.experts[e]) - truth).square().sum().item<double>() / energy : std::nan(""));

@@ -53,6 +53,12 @@ TEST(Product, WeightsThatAreNotTrainedGetNoGradient) {
     EXPECT_FALSE(weight.grad().defined());
 }
 
+TEST(Product, EverySecondColumnIsAMatrixToo) {
+    const at::Tensor a = at::randn({5, 64}).slice(1, 1, 64, 2);
+    EXPECT_LT(worst(matrix_product(a, a.t()), at::mm(a, a.t())), 1e-5);
+    EXPECT_LT(worst(linear_product(a, a), at::mm(a, a.t())), 1e-5);
+}
+
 TEST(Product, MatricesMayBeTransposedAndGoWhereTheyAreTold) {
     const at::Tensor a = random({40, 7}), b = random({40, 9});
     const at::Tensor truth = at::mm(a.t().to(at::kFloat), b.to(at::kFloat));

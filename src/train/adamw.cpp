@@ -99,7 +99,7 @@ void adamw_step(std::vector<Parameter>& parameters, const AdamWOptions& options,
     std::vector<Parameter*> decaying, others;
     for (Parameter& p : parameters) {
         if (!p.working.grad().defined()) continue;
-        if (!p.working.is_cpu()) {
+        if (options.together || !p.working.is_cpu()) {
             (p.decays ? decaying : others).push_back(&p);
             continue;
         }

@@ -30,6 +30,7 @@ Parameter make_parameter(std::string name, const at::Tensor& value, at::ScalarTy
 
 struct AdamWOptions {
     double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.01;
+    bool together = false;  // all tensors by libtorch's fused step, on the CPU too; elsewhere they always are
 };
 
 /// Norm of the gradients in working.grad() of all parameters together; NaN or infinite when one of them is.

@@ -146,7 +146,7 @@ def curves(rows):
     left, right, top, bottom = 60, 690, 20, 380
     x_of = lambda step: left + (right - left) * step / last
     y_of = lambda loss: top + (bottom - top) * (high - loss) / ((high - low) or 1)
-    tick = next(t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2) if (high - low) / t <= 8)
+    tick = next(t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2) if (high - low) / t <= 8 or t == 2)
     parts = []
     for i in range(math.ceil(low / tick), math.floor(high / tick) + 1):
         y = y_of(i * tick)

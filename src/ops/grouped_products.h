@@ -16,7 +16,7 @@ struct Assignment {
     at::Tensor order;                  // i64 [M]: row -> n * K + k
     at::Tensor token;                  // i32 [M]: row -> n
     at::Tensor position;               // i64 [N, K]: -> row
-    at::Tensor slot;                   // i64 [M]: row -> e * busiest(begin) + its place among those of expert e; where products are batched
+    at::Tensor slot;                   // i64 [M]: row -> e * busiest() + its place among those of expert e; where products are batched
 
     std::int64_t busiest() const;      // rows of the expert that has most
 };

@@ -48,6 +48,7 @@ grown() {
 }
 
 for name in "${names[@]}"; do
+  [ ! -e "$name/config.json" ] || continue  # then what it was grown out of is not needed either
   case $name in
     up8 | grown8) [ -e domains/train.jsonl ] || "$python" "$root/tools/zoo/domains.py" domains --data "$data" ;;&
     up8) smollm2; grown up8 smollm2 0.002 bfloat16 ;;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "error.h"
+#include "model/weight_memory.h"
 #include "ops/quantized_linear.h"
 #include "progress.h"
 
@@ -12,9 +13,33 @@ namespace {
 
 using kernels::Format;
 
-void quantize_linear(ops::Linear& linear, Format format) {
-    if (linear.weight.defined() && !linear.scales.defined()) linear = ops::quantized(linear, format);
-}
+class Quantizer {
+public:
+    explicit Quantizer(Format format) : format_(format) {}
+
+    void layer(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights) {
+        visit_linears(spec, layer, weights, [&](const std::string& name, ops::Linear& linear) {
+            // Latent attention takes this one apart and multiplies with its parts.
+            if (!name.ends_with("kv_b_proj")) quantize(linear, format_);
+        });
+        bind_experts(spec, layer, weights);
+    }
+
+    void head(ModelWeights& weights) {
+        ops::Linear head{weights.lm_head, weights.lm_head_bias};
+        quantize(head, Format::int8);
+        weights.quantized_head = std::move(head);
+    }
+
+private:
+    void quantize(ops::Linear& linear, Format format) {
+        if (!linear.weight.defined() || linear.scales.defined()) return;
+        linear = ops::quantized(linear, format, [this](at::IntArrayRef shape, at::ScalarType dtype) { return memory_.empty(shape, dtype); });
+    }
+
+    Format format_;
+    WeightMemory memory_;
+};
 
 }  // namespace
 
@@ -25,31 +50,18 @@ std::optional<Format> quantization(std::string_view name) {
     throw Error(ErrorCode::usage, fmt::format("--quant: \"{}\" is not known", printable(name)), "use int8 or int4");
 }
 
-void quantize_layer(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights, Format format) {
-    visit_linears(spec, layer, weights, [&](const std::string& name, ops::Linear& linear) {
-        // Latent attention takes this one apart and multiplies with its parts.
-        if (!name.ends_with("kv_b_proj")) quantize_linear(linear, format);
-    });
-    bind_experts(spec, layer, weights);
-}
-
-void quantize_head(ModelWeights& weights, Format) {
-    ops::Linear head{weights.lm_head, weights.lm_head_bias};
-    quantize_linear(head, Format::int8);
-    weights.quantized_head = std::move(head);
-}
-
 void quantize(Model& model, Format format) {
     if (!model.placement.device.is_cpu())
         throw Error(ErrorCode::unsupported, fmt::format("--quant on {}: quantised weights run on the CPU", model.placement.device.str()), "add --device cpu");
     const arch::ModelSpec& spec = model.decoder.spec();
+    Quantizer quantizer(format);
     Progress progress("quantising", static_cast<std::uint64_t>(spec.num_layers), "layers");
     for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
-        quantize_layer(spec, layer, model.weights.layers[static_cast<std::size_t>(layer)], format);
+        quantizer.layer(spec, layer, model.weights.layers[static_cast<std::size_t>(layer)]);
         drop_layer(model.files, layer);
         progress.advance();
     }
-    quantize_head(model.weights, format);
+    quantizer.head(model.weights);
     // Of an embedding only the rows in use come back.
     const char* head = spec.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     if (const checkpoint::TensorInfo* info = model.files.tensors->find(head)) model.files.tensors->drop(*info);

@@ -16,8 +16,5 @@ std::optional<kernels::Format> quantization(std::string_view name);
 /// replace back. Routers, norms and the embedding stay; the head becomes int8 even where the rest becomes int4, because
 /// every token's choice hangs on it. Error(unsupported) on other devices than a CPU.
 void quantize(Model& model, kernels::Format format);
-/// The same for the layers and outer weights of a streamed model.
-void quantize_layer(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights, kernels::Format format);
-void quantize_head(ModelWeights& weights, kernels::Format format);
 
 }  // namespace mixwright::model

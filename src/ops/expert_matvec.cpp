@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <array>
@@ -7,13 +8,12 @@
 
 #include "ops/expert_loops.h"
 #include "ops/expert_products.h"
+#include "ops/row_pieces.h"
 #include "ops/skinny_linear.h"
 #include "ops/work_sharing.h"
 
 namespace mixwright::ops {
 namespace {
-
-constexpr std::int64_t piece = 64;  // rows of weights
 
 // One of the experts that run.
 struct Active {
@@ -57,14 +57,45 @@ struct Destination {
 
 void run_rows(const Active& expert, std::int64_t begin, std::int64_t end, const kernels::Activations& x, std::span<const std::int32_t> tokens,
               std::span<const Destination> destinations, std::int64_t stride) {
-    std::array<float, max_skinny_rows * piece> gate, up;
-    kernels::multiply(expert.gate, begin, end, x, tokens, gate.data() - begin, piece);
-    kernels::multiply(expert.up, begin, end, x, tokens, up.data() - begin, piece);
+    std::array<float, max_skinny_rows * RowPieces::most> gate, up;
+    const std::int64_t count = end - begin;
+    kernels::multiply(expert.gate, begin, end, x, tokens, gate.data() - begin, count);
+    kernels::multiply(expert.up, begin, end, x, tokens, up.data() - begin, count);
     for (const Destination& to : destinations)
         for (std::size_t i = 0; i < to.tokens.size(); ++i) {
-            const auto at = static_cast<std::size_t>(std::ranges::find(tokens, to.tokens[i]) - tokens.begin()) * piece;
-            silu_mul(&gate[at], &up[at], end - begin, to.h + static_cast<std::int64_t>(i) * stride);
+            const auto at = static_cast<std::size_t>((std::ranges::find(tokens, to.tokens[i]) - tokens.begin()) * count);
+            silu_mul(&gate[at], &up[at], count, to.h + static_cast<std::int64_t>(i) * stride);
         }
+}
+
+// Rows of the gate and up of one expert.
+struct Rows {
+    const Active* expert;
+    std::int64_t begin, end;
+};
+
+// What threads take in turn: all rows but those left to a partner, none partly shared.
+std::vector<Rows> gate_rows(const std::vector<Active>& active) {
+    std::vector<Rows> stretches;
+    std::int64_t total = 0;
+    for (const Active& expert : active)
+        for (std::int64_t begin = 0, end = 0; begin < expert.gate.rows; begin = end) {
+            end = expert.gate.rows;
+            for (const std::int64_t cut : {expert.shared_begin, expert.shared_end})
+                if (cut > begin && cut < end) end = cut;
+            if (expert.left_to_partner(begin)) continue;
+            stretches.push_back({&expert, begin, end});
+            total += end - begin;
+        }
+    const kernels::Weights& gate = active.front().gate;
+    RowPieces sizes(total, kernels::row_bytes(gate.format, gate.cols), at::get_num_threads());
+    std::vector<Rows> rows;
+    for (const auto& [expert, first, last] : stretches)
+        for (std::int64_t begin = first, end = 0; begin < last; begin = end) {
+            end = begin + sizes.next(last - begin);
+            rows.push_back({expert, begin, end});
+        }
+    return rows;
 }
 
 }  // namespace
@@ -86,19 +117,8 @@ void ExpertProducts::run_few(std::span<const std::size_t> chosen) const {
     const kernels::Activations rows_of_x = activations_for(active.front().gate.format, x);
     const at::Tensor hidden = at::zeros({slots, widest}, at::kFloat);
     auto* h = hidden.mutable_data_ptr<float>();
-    struct Rows {
-        const Active* expert;
-        std::int64_t begin, end;
-    };
-    std::vector<Rows> rows;
-    for (const Active& expert : active)
-        for (std::int64_t begin = 0, end = 0; begin < expert.gate.rows; begin = end) {
-            end = std::min(expert.gate.rows, begin + piece);
-            for (const std::int64_t cut : {expert.shared_begin, expert.shared_end})
-                if (cut > begin && cut < end) end = cut;
-            if (!expert.left_to_partner(begin)) rows.push_back({&expert, begin, end});
-        }
-    share_work(static_cast<std::int64_t>(rows.size()), [&](std::int64_t unit) {
+    const std::vector<Rows> rows = gate_rows(active);
+    share_work(std::ssize(rows), [&](std::int64_t unit) {
         const auto [expert, begin, end] = rows[static_cast<std::size_t>(unit)];
         const auto place = [&](const Active& e, std::int64_t row) { return Destination{e.tokens, h + e.first_slot * widest + row}; };
         const Destination own = place(*expert, begin);
@@ -115,14 +135,18 @@ void ExpertProducts::run_few(std::span<const std::size_t> chosen) const {
     const kernels::Activations hidden_rows = activations_for(active.front().down.format, hidden);
     std::vector<std::int32_t> slot_numbers(static_cast<std::size_t>(slots));
     std::iota(slot_numbers.begin(), slot_numbers.end(), 0);
-    share_work((D + piece - 1) / piece, [&](std::int64_t unit) {
-        const std::int64_t begin = unit * piece, end = std::min(D, begin + piece);
-        std::array<float, max_skinny_rows * piece> out;
+    const kernels::Weights& down = active.front().down;
+    RowPieces sizes(D, kernels::row_bytes(down.format, down.cols), at::get_num_threads());
+    std::vector<std::int64_t> bounds{0};
+    while (bounds.back() < D) bounds.push_back(bounds.back() + sizes.next(D - bounds.back()));
+    share_work(std::ssize(bounds) - 1, [&](std::int64_t unit) {
+        const std::int64_t begin = bounds[static_cast<std::size_t>(unit)], end = bounds[static_cast<std::size_t>(unit) + 1], count = end - begin;
+        std::array<float, max_skinny_rows * RowPieces::most> out;
         for (const Active& expert : active) {
             const std::span rows(&slot_numbers[static_cast<std::size_t>(expert.first_slot)], expert.tokens.size());
-            kernels::multiply(expert.down, begin, end, hidden_rows, rows, out.data() - begin, piece);
+            kernels::multiply(expert.down, begin, end, hidden_rows, rows, out.data() - begin, count);
             for (std::size_t i = 0; i < expert.tokens.size(); ++i)
-                add_weighted(&out[i * piece], expert.weights[i], end - begin, y + expert.tokens[i] * D + begin);
+                add_weighted(&out[i * static_cast<std::size_t>(count)], expert.weights[i], count, y + expert.tokens[i] * D + begin);
         }
     });
 }

@@ -1,6 +1,7 @@
 #include "ops/skinny_linear.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <array>
@@ -8,27 +9,37 @@
 
 #include "kernels/quantize.h"
 #include "ops/fast_math.h"
+#include "ops/row_pieces.h"
 #include "ops/work_sharing.h"
 
 namespace mixwright::ops {
 namespace {
 
-constexpr std::int64_t piece_bytes = 128 << 10;  // of weights a thread takes at a time
-
-// Results of one piece, before they are rounded into the output.
-constexpr std::int64_t max_piece_rows = 128;
-
-std::int64_t piece_rows(const kernels::Weights& weights) {
-    const std::int64_t rows = piece_bytes / std::max<std::int64_t>(1, kernels::row_bytes(weights.format, weights.cols));
-    return std::clamp<std::int64_t>(rows / 4 * 4, 4, max_piece_rows);
-}
-
 struct Product {
     kernels::Weights weights;
     const Linear* linear;
-    at::Tensor out;                 // [N, out]
-    std::int64_t rows_a_piece, first_piece;
+    at::Tensor out;  // [N, out]
 };
+
+// Rows of the weights of one product.
+struct Piece {
+    const Product* product;
+    std::int64_t begin, end;
+};
+
+std::vector<Piece> pieces_of(const std::vector<Product>& products) {
+    std::int64_t rows = 0;
+    for (const Product& product : products) rows += product.weights.rows;
+    const kernels::Weights& weights = products.front().weights;
+    RowPieces sizes(rows, kernels::row_bytes(weights.format, weights.cols), at::get_num_threads());
+    std::vector<Piece> pieces;
+    for (const Product& product : products)
+        for (std::int64_t begin = 0, end = 0; begin < product.weights.rows; begin = end) {
+            end = begin + sizes.next(product.weights.rows - begin);
+            pieces.push_back({&product, begin, end});
+        }
+    return pieces;
+}
 
 template <class T>
 void store(const float* sums, std::int64_t count, const at::Tensor& bias, std::int64_t first, T* out) {
@@ -40,17 +51,18 @@ void store(const float* sums, std::int64_t count, const at::Tensor& bias, std::i
     }
 }
 
-void run_piece(const Product& product, std::int64_t piece, const kernels::Activations& x, std::span<const std::int32_t> rows) {
-    const std::int64_t out_size = product.weights.rows, begin = piece * product.rows_a_piece, end = std::min(out_size, begin + product.rows_a_piece);
-    std::array<float, max_skinny_rows * max_piece_rows> sums;
-    kernels::multiply(product.weights, begin, end, x, rows, sums.data() - begin, max_piece_rows);
+void run_piece(const Piece& piece, const kernels::Activations& x, std::span<const std::int32_t> rows) {
+    const auto [product, begin, end] = piece;
+    const std::int64_t out_size = product->weights.rows, count = end - begin;
+    std::array<float, max_skinny_rows * RowPieces::most> sums;
+    kernels::multiply(product->weights, begin, end, x, rows, sums.data() - begin, count);
     for (std::size_t i = 0; i < rows.size(); ++i) {
-        const float* row = sums.data() + static_cast<std::int64_t>(i) * max_piece_rows;
+        const float* row = sums.data() + static_cast<std::int64_t>(i) * count;
         const std::int64_t at = static_cast<std::int64_t>(i) * out_size + begin;
-        if (product.out.scalar_type() == at::kBFloat16)
-            store(row, end - begin, product.linear->bias, begin, static_cast<std::uint16_t*>(product.out.data_ptr()) + at);
+        if (product->out.scalar_type() == at::kBFloat16)
+            store(row, count, product->linear->bias, begin, static_cast<std::uint16_t*>(product->out.data_ptr()) + at);
         else
-            store(row, end - begin, product.linear->bias, begin, static_cast<float*>(product.out.data_ptr()) + at);
+            store(row, count, product->linear->bias, begin, static_cast<float*>(product->out.data_ptr()) + at);
     }
 }
 
@@ -87,22 +99,16 @@ std::vector<at::Tensor> skinny_linears(std::span<const Linear* const> linears, c
     const std::int64_t cols = x.size(-1), num_rows = x.numel() / cols;
     const at::Tensor rows = x.contiguous().view({num_rows, cols});
     std::vector<Product> products;
-    std::int64_t pieces = 0;
     for (const Linear* linear : linears) {
         const kernels::Weights weights = kernel_weights(*linear, cols);
-        const std::int64_t rows_a_piece = piece_rows(weights);
-        products.push_back({weights, linear, at::empty({num_rows, weights.rows}, x.options()), rows_a_piece, pieces});
-        pieces += (weights.rows + rows_a_piece - 1) / rows_a_piece;
+        products.push_back({weights, linear, at::empty({num_rows, weights.rows}, x.options())});
     }
+    const std::vector<Piece> pieces = pieces_of(products);
     const kernels::Activations activations = activations_for(products.front().weights.format, rows);
     std::array<std::int32_t, max_skinny_rows> all_rows;
     std::iota(all_rows.begin(), all_rows.end(), 0);
     const std::span<const std::int32_t> order(all_rows.data(), static_cast<std::size_t>(num_rows));
-    share_work(pieces, [&](std::int64_t piece) {
-        std::size_t p = products.size() - 1;
-        while (products[p].first_piece > piece) --p;
-        run_piece(products[p], piece - products[p].first_piece, activations, order);
-    });
+    share_work(std::ssize(pieces), [&](std::int64_t i) { run_piece(pieces[static_cast<std::size_t>(i)], activations, order); });
 
     std::vector<at::Tensor> results;
     std::vector<std::int64_t> shape = x.sizes().vec();

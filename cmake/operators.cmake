@@ -2,7 +2,7 @@
 # stand on are compiled once more, since code of a shared library must be position-independent and that of the binary is not.
 set(operator_sources torch_library expert_dispatch expert_kernels expert_loops expert_matmul expert_matvec expert_order expert_panels gemm kernel_use linear
   mlp panel_linear panel_product parallel product quantized_linear skinny_linear work_sharing)
-set(operator_kernels bf16_dots gemm matmul matvec quantize)
+set(operator_kernels bf16_dots bf16_panels gemm matmul matvec quantize)
 list(TRANSFORM operator_sources REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/src/ops/\\1.cpp")
 list(TRANSFORM operator_kernels REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/src/kernels/\\1.cpp")
 set_source_files_properties(${operator_kernels} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)  # they know no libtorch

@@ -5,6 +5,11 @@
 #include <cstdint>
 #include <span>
 
+/// For functions with instructions that only those CPUs have.
+#if defined(__x86_64__)
+#define MIXWRIGHT_BF16_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#endif
+
 namespace mixwright::kernels {
 
 /// Tokens of a panel, and the rows of weights to hand over at a time for best use of the registers.
@@ -14,13 +19,6 @@ constexpr std::int64_t bf16_panel_width = 32, bf16_rows_at_once = 12;
 bool has_bf16_dots();
 /// For tests: whether it may be used where it is.
 void allow_bf16_dots(bool allowed);
-
-/// Puts bf16 rows x[row_of[t]], `stride` elements apart, into a panel [(cols + 1) / 2, 32, 2]; zeros behind the last column and token.
-void fill_pairs(const std::uint16_t* x, std::int64_t stride, std::int64_t cols, std::span<const std::int32_t> row_of, std::uint16_t* panel);
-
-/// Puts `count` rows of f32 results [count, 32] into a panel, from its pair 0 on: what is the output of one product becomes the input of the next.
-/// A zero beside the last one when count is odd.
-void put_pairs(const float* results, std::int64_t count, std::uint16_t* panel);
 
 /// Rows of weights [rows, 2 * pairs] in bf16, `stride` (even) elements apart, times a panel [pairs, 32, 2] of activations: out[r * 32 + t] = the
 /// dot product of row r and token t, added to what is there when `add`. The panel is aligned to 64 bytes.

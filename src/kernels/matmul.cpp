@@ -7,6 +7,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/bf16_dots.h"
+#include "kernels/bf16_panels.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "kernels/scratch.h"

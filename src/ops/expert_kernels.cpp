@@ -18,6 +18,17 @@ bool plain(const Linear& linear, const at::Tensor& x) {
     return linear.weight.defined() && !linear.bias.defined() && !linear.lora_a.defined() && has_kernel_weights(linear, x);
 }
 
+// f32 -> dtype
+at::Tensor rounded(const at::Tensor& sum, at::ScalarType dtype) {
+    if (dtype == at::kFloat) return sum;
+    at::Tensor result = at::empty(sum.sizes(), sum.options().dtype(dtype));
+    const auto* from = sum.const_data_ptr<float>();
+    auto* to = static_cast<std::uint16_t*>(result.data_ptr());
+    constexpr std::int64_t grain = 1 << 14;
+    parallel_for(0, sum.numel(), grain, [&](std::int64_t begin, std::int64_t end) { narrow_all(from + begin, end - begin, to + begin); });
+    return result;
+}
+
 }  // namespace
 
 Assignments sort_by_expert(const Routing& routing, std::size_t num_experts) {
@@ -43,24 +54,20 @@ bool expert_kernels_apply(const at::Tensor& x, std::span<const Mlp> experts) {
 
 at::Tensor run_experts(const at::Tensor& x_in, const Routing& routing, std::span<const Mlp> experts) {
     const at::Tensor x = x_in.contiguous();
-    const std::int64_t D = x.size(1);
-    const bool bf16 = x.scalar_type() == at::kBFloat16;
     const Assignments assignments = sort_by_expert(routing, experts.size());
-    at::Tensor sum = at::zeros({x.size(0), D}, x.options().dtype(at::kFloat));
-    auto* y = sum.mutable_data_ptr<float>();
-
-    const ExpertProducts products{x, assignments, experts, y};
+    const ExpertProducts products{x, assignments, experts};
+    const bool panels = has_faster_panels(x.scalar_type());
     std::vector<std::size_t> few, many;
     for (std::size_t e = 0; e < experts.size(); ++e)
         if (const std::int32_t count = assignments.count(e); count > 0) (count <= max_skinny_rows ? few : many).push_back(e);
-    if (!many.empty()) has_faster_panels(x.scalar_type()) ? products.run_panels(many) : products.run_matmul(many);
-    if (!few.empty()) products.run_few(few);
-    if (!bf16) return sum;
-    at::Tensor result = at::empty(x.sizes(), x.options());
-    auto* out = static_cast<std::uint16_t*>(result.data_ptr());
-    constexpr std::int64_t grain = 1 << 14;
-    parallel_for(0, sum.numel(), grain, [&](std::int64_t begin, std::int64_t end) { narrow_all(y + begin, end - begin, out + begin); });
-    return result;
+
+    at::Tensor sum;
+    if (!few.empty() || !panels) sum = at::zeros(x.sizes(), x.options().dtype(at::kFloat));
+    if (!few.empty()) products.run_few(few, sum.mutable_data_ptr<float>());
+    if (many.empty()) return rounded(sum, x.scalar_type());
+    if (panels) return products.run_panels(many, sum);
+    products.run_matmul(many, sum.mutable_data_ptr<float>());
+    return rounded(sum, x.scalar_type());
 }
 
 }  // namespace mixwright::ops

@@ -109,7 +109,7 @@ void run_block(const at::Tensor& x_ND, std::span<const std::int32_t> tokens, con
 
 }  // namespace
 
-void ExpertProducts::run_matmul(std::span<const std::size_t> chosen) const {
+void ExpertProducts::run_matmul(std::span<const std::size_t> chosen, float* y) const {
     const std::int64_t D = x.size(1);
     Scratch scratch;
     for (const std::size_t e : chosen) {

@@ -100,7 +100,7 @@ std::vector<Rows> gate_rows(const std::vector<Active>& active) {
 
 }  // namespace
 
-void ExpertProducts::run_few(std::span<const std::size_t> chosen) const {
+void ExpertProducts::run_few(std::span<const std::size_t> chosen, float* y) const {
     const std::int64_t D = x.size(1);
     std::vector<Active> active;
     std::int32_t slots = 0;

@@ -4,8 +4,10 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "kernels/bf16_panels.h"
 #include "ops/fast_math.h"
 
 namespace mixwright::ops {
@@ -60,9 +62,17 @@ template <class T>
 void multiply_rows(const kernels::Weights& weights, std::int64_t begin, std::int64_t end, const kernels::Panels& panels, const T* bias, float* sums, T* out, std::int64_t stride) {
     const std::int64_t count = end - begin, width = panels.width(), step = count * width;
     float* const turned = sums + panels.count() * step;
+    // Lines that will be written come nearer meanwhile.
+    for (std::int64_t t = 0; t < panels.rows(); ++t)
+        for (std::int64_t o = begin; o < end + 31; o += 32) __builtin_prefetch(out + t * stride + std::min(o, end - 1), 1, 2);
     kernels::multiply(weights, begin, end, panels, sums, step);
     for (std::int64_t p = 0; p < panels.count(); ++p) {
         const std::int64_t first = p * width, tokens = std::min(width, panels.rows() - first);
+        if constexpr (std::is_same_v<T, std::uint16_t>)
+            if (panels.format() == kernels::Format::bf16) {
+                kernels::turn_to_bf16(sums + p * step, count, tokens, bias == nullptr ? bias : bias + begin, out + first * stride + begin, stride);
+                continue;
+            }
         kernels::turn(sums + p * step, width, count, tokens, turned, count);
         for (std::int64_t t = 0; t < tokens; ++t) store_row(turned + t * count, bias == nullptr ? bias : bias + begin, count, out + (first + t) * stride + begin);
     }

@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
+#include "kernels/bf16_dots.h"
+#include "kernels/bf16_panels.h"
 #include "kernels/every_target.h"
 #include "kernels/sample_weights.h"
 
@@ -93,6 +97,57 @@ TEST(Panels, TakeResultsAsActivations) {
             multiply(sample.weights, 0, 7, put, of_put.data(), 0);
             EXPECT_EQ(of_filled, of_put);
         }
+}
+
+TEST(Panels, TakeSwigluOfResults) {
+    if (!has_bf16_dots()) GTEST_SKIP() << "this CPU multiplies no pairs of bf16";
+    constexpr std::int64_t width = bf16_panel_width;
+    for (const std::int64_t count : {1, 2, 7, 36}) {
+        std::vector<float> gate = normal_rows(count, width), up = normal_rows(count, width);
+        for (float& g : gate) g *= 8;
+        std::ranges::copy(std::array{0.0f, -100.0f, 100.0f, -1e30f, 1e30f, std::numeric_limits<float>::quiet_NaN()}, gate.begin());
+        std::vector<std::uint16_t> panel(static_cast<std::size_t>((count + 1) / 2 * 2 * width), 0xffff);
+        put_swiglu_pairs(gate.data(), up.data(), count, panel.data());
+        for (std::int64_t o = 0; o < (count + 1) / 2 * 2; ++o)
+            for (std::int64_t t = 0; t < width; ++t) {
+                const float got = from_bf16(panel[static_cast<std::size_t>((o / 2 * width + t) * 2 + o % 2)]);
+                if (o == count) {
+                    EXPECT_EQ(got, 0.0f);
+                    continue;
+                }
+                const auto at = static_cast<std::size_t>(o * width + t);
+                const double g = gate[at], wanted = g / (1 + std::exp(-g)) * up[at];
+                if (std::isnan(wanted)) {
+                    EXPECT_TRUE(std::isnan(got));
+                } else {
+                    EXPECT_NEAR(got, wanted, std::abs(wanted) / 255 + 1e-6) << g;
+                }
+            }
+    }
+}
+
+TEST(Panels, TurnIntoRowsOfTokensInBf16) {
+    if (!has_bf16_dots()) GTEST_SKIP() << "this CPU multiplies no pairs of bf16";
+    constexpr std::int64_t width = bf16_panel_width;
+    for (const std::int64_t rows : {1, 31, 32, 60, 70})
+        for (const std::int64_t count : {1, 15, 16, 17, 32})
+            for (const bool biased : {false, true}) {
+                const std::vector<float> results = normal_rows(rows, width), bias_values = normal_rows(1, rows);
+                std::vector<std::uint16_t> bias;
+                std::ranges::transform(bias_values, std::back_inserter(bias), to_bf16);
+                constexpr std::uint16_t untouched = 0x1234;
+                const std::int64_t stride = rows + 3;
+                std::vector<std::uint16_t> to(static_cast<std::size_t>((count + 1) * stride), untouched);
+                turn_to_bf16(results.data(), rows, count, biased ? bias.data() : nullptr, to.data(), stride);
+                for (std::int64_t t = 0; t <= count; ++t)
+                    for (std::int64_t o = 0; o < stride; ++o) {
+                        const std::uint16_t got = to[static_cast<std::size_t>(t * stride + o)];
+                        if (t == count || o >= rows)
+                            EXPECT_EQ(got, untouched);
+                        else
+                            EXPECT_EQ(got, to_bf16(results[static_cast<std::size_t>(o * width + t)] + (biased ? from_bf16(bias[static_cast<std::size_t>(o)]) : 0.0f)));
+                    }
+            }
 }
 
 TEST(Matmul, TurnsResultsIntoRowsOfTokens) {

@@ -91,16 +91,20 @@ TEST_F(ExpertKernels, EveryWayOfMultiplyingGivesTheSame) {
             const Routing routing = random_routing(tokens, 4, 2);
             const Assignments assignments = sort_by_expert(routing, 4);
             const at::Tensor truth = expected(rows, routing, experts);
-            const auto worst = [&](void (ExpertProducts::*run)(std::span<const std::size_t>) const) {
+            const std::vector<std::size_t> all{0, 1, 2, 3};
+            const ExpertProducts products{rows, assignments, experts};
+            const auto distance = [&](const at::Tensor& y) { return (y.to(at::kDouble) - truth).abs().max().item<double>(); };
+            const auto worst = [&](void (ExpertProducts::*run)(std::span<const std::size_t>, float*) const) {
                 const at::Tensor y = at::zeros(rows.sizes());
-                const std::vector<std::size_t> all{0, 1, 2, 3};
-                (ExpertProducts{rows, assignments, experts, y.mutable_data_ptr<float>()}.*run)(all);
-                return (y.to(at::kDouble) - truth).abs().max().item<double>();
+                (products.*run)(all, y.mutable_data_ptr<float>());
+                return distance(y);
             };
             const double allowed = dtype == at::kFloat ? 2e-5 : 0.02 * truth.abs().max().item<double>();
             for (const bool dots : {false, true}) {
                 kernels::allow_bf16_dots(dots);
-                EXPECT_LT(worst(&ExpertProducts::run_panels), allowed) << dots;
+                EXPECT_LT(distance(products.run_panels(all, {})), allowed) << dots;
+                const at::Tensor before = at::randn(rows.sizes());
+                EXPECT_LT(distance(products.run_panels(all, before).to(at::kDouble) - before), allowed) << dots;
             }
             EXPECT_LT(worst(&ExpertProducts::run_matmul), allowed);
             if (tokens <= 16) {

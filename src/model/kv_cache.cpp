@@ -14,16 +14,6 @@ namespace {
 
 constexpr std::int64_t first_capacity = 256;
 
-// Makes `buffer` hold `needed` tokens, keeping the first `used`.
-void reserve(at::Tensor& buffer, const at::Tensor& like, std::int64_t used, std::int64_t needed, std::int64_t limit) {
-    if (buffer.defined() && buffer.size(2) >= needed) return;
-    const std::int64_t doubled = buffer.defined() ? buffer.size(2) * 2 : first_capacity;
-    const std::int64_t capacity = std::min(std::max(needed, doubled), limit);
-    at::Tensor grown = at::empty({like.size(0), like.size(1), capacity, like.size(3)}, like.options());
-    if (used > 0) grown.narrow(2, 0, used).copy_(buffer.narrow(2, 0, used));
-    buffer = std::move(grown);
-}
-
 // x [B, Hkv, L, d] into `buffer` from position `first` on.
 void write(at::Tensor& buffer, std::int64_t first, const at::Tensor& x) {
     const std::int64_t length = x.size(2);
@@ -47,14 +37,25 @@ void write(at::Tensor& buffer, std::int64_t first, const at::Tensor& x) {
 KvCache::KvCache(const arch::ModelSpec& spec, std::int64_t max_length)
     : layers_(static_cast<std::size_t>(spec.num_layers)), max_length_(max_length) {}
 
+// Makes `buffer` hold `needed` tokens, keeping those it holds.
+void KvCache::reserve(at::Tensor& buffer, const at::Tensor& like, std::int64_t needed) {
+    if (buffer.defined() && buffer.size(2) >= needed) return;
+    const std::int64_t doubled = buffer.defined() ? buffer.size(2) * 2 : first_capacity;
+    const std::int64_t capacity = std::min(std::max(needed, doubled), max_length_);
+    const std::vector<std::int64_t> shape{like.size(0), like.size(1), capacity, like.size(3)};
+    at::Tensor grown = like.is_cpu() ? memory_.empty(shape, like.scalar_type()) : at::empty(shape, like.options());
+    if (length_ > 0) grown.narrow(2, 0, length_).copy_(buffer.narrow(2, 0, length_));
+    buffer = std::move(grown);
+}
+
 std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v) {
     const std::int64_t added = k.size(2), needed = length_ + added;
     if (needed > max_length_)
         throw Error(ErrorCode::failed, fmt::format("the context is full (got {} tokens, limit {})", needed, max_length_),
                     "shorten the prompt, ask for fewer tokens or raise the context size");
     Layer& cache = layers_[static_cast<std::size_t>(layer)];
-    reserve(cache.keys, k, length_, needed, max_length_);
-    reserve(cache.values, v, length_, needed, max_length_);
+    reserve(cache.keys, k, needed);
+    reserve(cache.values, v, needed);
     write(cache.keys, length_, k);
     write(cache.values, length_, v);
     return {cache.keys.narrow(2, 0, needed), cache.values.narrow(2, 0, needed)};

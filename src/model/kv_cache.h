@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arch/architecture.h"
+#include "model/tensor_memory.h"
 
 namespace mixwright::model {
 
@@ -33,7 +34,10 @@ private:
     struct Layer {
         at::Tensor keys, values;
     };
+    void reserve(at::Tensor& buffer, const at::Tensor& like, std::int64_t needed);
+
     std::vector<Layer> layers_;
+    TensorMemory memory_{TensorMemory::Pages::small};
     std::int64_t length_ = 0, max_length_;
 };
 

@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include "error.h"
-#include "model/weight_memory.h"
+#include "model/tensor_memory.h"
 #include "ops/quantized_linear.h"
 #include "progress.h"
 
@@ -38,7 +38,7 @@ private:
     }
 
     Format format_;
-    WeightMemory memory_;
+    TensorMemory memory_{TensorMemory::Pages::large};
 };
 
 }  // namespace

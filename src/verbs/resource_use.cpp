@@ -1,5 +1,7 @@
 #include "verbs/resource_use.h"
 
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/alignment.h>
 #include <link.h>
 #include <malloc.h>
 #include <sys/mman.h>
@@ -7,7 +9,11 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
+#include <limits>
+#include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,9 +31,39 @@ std::uint64_t peak_rss_bytes() {
     return static_cast<std::uint64_t>(usage.ru_maxrss) * kibi;
 }
 
+namespace {
+
+// libtorch asks for aligned memory, and malloc cannot give an aligned block of some size where one of the same size was freed: the next
+// layer's activations would lie behind those of the last one. Here blocks are plain ones, aligned within; before its data each holds its own address.
+class PlainAllocator final : public c10::Allocator {
+public:
+    c10::DataPtr allocate(std::size_t bytes) override {
+        if (bytes == 0) return {nullptr, nullptr, &release, c10::DeviceType::CPU};
+        constexpr std::size_t more = c10::gAlignment + sizeof(void*);
+        void* const block = bytes <= std::numeric_limits<std::size_t>::max() - more ? std::malloc(bytes + more) : nullptr;
+        if (block == nullptr) throw std::bad_alloc();
+        void* data = static_cast<void**>(block) + 1;
+        std::size_t space = bytes + c10::gAlignment;
+        std::align(c10::gAlignment, bytes, data, space);
+        static_cast<void**>(data)[-1] = block;
+        return {data, data, &release, c10::DeviceType::CPU};
+    }
+    c10::DeleterFnPtr raw_deleter() const override { return &release; }
+    void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+private:
+    static void release(void* data) {
+        if (data != nullptr) std::free(static_cast<void**>(data)[-1]);
+    }
+};
+
+}  // namespace
+
 void keep_freed_memory() {
-    ::mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that malloc accepts; larger blocks go back at once
+    ::mallopt(M_MMAP_MAX, 0);
     ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
+    static PlainAllocator allocator;
+    c10::SetCPUAllocator(&allocator);
 }
 
 void release_startup_memory() {

@@ -185,6 +185,17 @@ def flops_per_token(model):
     return config["num_hidden_layers"] * (2 * (projections + experts) + 4 * heads * dim * LENGTH / 2)
 
 
+# ---- the file cache -----------------------------------------------------------------------------------------------
+
+def forget(files):
+    """Drops files from the file cache. How a file lies there, in large pages or small ones, is decided by who reads it first and
+    stays: as after a restart, that is a program of the comparison, not the converter or the build that came before."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 # ---- the comparison -----------------------------------------------------------------------------------------------
 
 def compare(name, binary, model, runs, prompts, without):
@@ -198,6 +209,8 @@ def compare(name, binary, model, runs, prompts, without):
             if "built" not in without:
                 programs[f"llama.cpp {kind}"] = lambda gguf=as_gguf(model, kind): llama(gguf)
             programs[f"llama.cpp {kind}, npm"] = lambda gguf=as_gguf(model, kind): llama_prebuilt(gguf)
+    forget([*model.glob("*.safetensors"), *WORK.glob(f"{model.name}-*.gguf")])
+    child([binary, "bench", model, "-p", 1, "-b", 1, "-n", 1, "-r", 1, "--progress", "none"])  # times to the first token are those of a warm cache
     rounds, rates = [], []
     for _ in range(runs):
         rates.append(gemm_rate())

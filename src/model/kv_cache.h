@@ -37,7 +37,7 @@ private:
     void reserve(at::Tensor& buffer, const at::Tensor& like, std::int64_t needed);
 
     std::vector<Layer> layers_;
-    TensorMemory memory_{TensorMemory::Pages::small};
+    TensorMemory memory_;
     std::int64_t length_ = 0, max_length_;
 };
 

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "error.h"
-#include "model/tensor_memory.h"
 #include "ops/quantized_linear.h"
 #include "progress.h"
 
@@ -13,33 +12,23 @@ namespace {
 
 using kernels::Format;
 
-class Quantizer {
-public:
-    explicit Quantizer(Format format) : format_(format) {}
+void quantize_linear(ops::Linear& linear, Format format) {
+    if (linear.weight.defined() && !linear.scales.defined()) linear = ops::quantized(linear, format);
+}
 
-    void layer(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights) {
-        visit_linears(spec, layer, weights, [&](const std::string& name, ops::Linear& linear) {
-            // Latent attention takes this one apart and multiplies with its parts.
-            if (!name.ends_with("kv_b_proj")) quantize(linear, format_);
-        });
-        bind_experts(spec, layer, weights);
-    }
+void quantize_layer(const arch::ModelSpec& spec, std::int64_t layer, LayerWeights& weights, Format format) {
+    visit_linears(spec, layer, weights, [&](const std::string& name, ops::Linear& linear) {
+        // Latent attention takes this one apart and multiplies with its parts.
+        if (!name.ends_with("kv_b_proj")) quantize_linear(linear, format);
+    });
+    bind_experts(spec, layer, weights);
+}
 
-    void head(ModelWeights& weights) {
-        ops::Linear head{weights.lm_head, weights.lm_head_bias};
-        quantize(head, Format::int8);
-        weights.quantized_head = std::move(head);
-    }
-
-private:
-    void quantize(ops::Linear& linear, Format format) {
-        if (!linear.weight.defined() || linear.scales.defined()) return;
-        linear = ops::quantized(linear, format, [this](at::IntArrayRef shape, at::ScalarType dtype) { return memory_.empty(shape, dtype); });
-    }
-
-    Format format_;
-    TensorMemory memory_{TensorMemory::Pages::large};
-};
+void quantize_head(ModelWeights& weights) {
+    ops::Linear head{weights.lm_head, weights.lm_head_bias};
+    quantize_linear(head, Format::int8);
+    weights.quantized_head = std::move(head);
+}
 
 }  // namespace
 
@@ -54,14 +43,13 @@ void quantize(Model& model, Format format) {
     if (!model.placement.device.is_cpu())
         throw Error(ErrorCode::unsupported, fmt::format("--quant on {}: quantised weights run on the CPU", model.placement.device.str()), "add --device cpu");
     const arch::ModelSpec& spec = model.decoder.spec();
-    Quantizer quantizer(format);
     Progress progress("quantising", static_cast<std::uint64_t>(spec.num_layers), "layers");
     for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
-        quantizer.layer(spec, layer, model.weights.layers[static_cast<std::size_t>(layer)]);
+        quantize_layer(spec, layer, model.weights.layers[static_cast<std::size_t>(layer)], format);
         drop_layer(model.files, layer);
         progress.advance();
     }
-    quantizer.head(model.weights);
+    quantize_head(model.weights);
     // Of an embedding only the rows in use come back.
     const char* head = spec.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     if (const checkpoint::TensorInfo* info = model.files.tensors->find(head)) model.files.tensors->drop(*info);

@@ -55,9 +55,9 @@ std::vector<Unit> divide(const ExpertProducts& products, std::span<const std::si
     std::vector<Unit> units;
     for (const std::size_t e : chosen) {
         const Mlp& expert = products.experts[e];
-        const std::int64_t count = products.assignments.count(e), size = unit_rows(products.x, products.x.size(1) + expert.gate.weight.size(0), count, slots, 1);
-        for (std::int64_t first = 0; first < count; first += size)
-            units.push_back({&expert, static_cast<std::size_t>(products.assignments.begin[e] + first), std::min(size, count - first)});
+        const RowUnits of_expert = row_units(products.x, products.x.size(1) + expert.gate.weight.size(0), products.assignments.count(e), slots, 1);
+        for (std::int64_t i = 0; i < of_expert.count; ++i)
+            units.push_back({&expert, static_cast<std::size_t>(products.assignments.begin[e] + of_expert.begin(i)), of_expert.size(i)});
     }
     return units;
 }

@@ -56,14 +56,16 @@ std::vector<at::Tensor> panel_linears(std::span<const Linear* const> linears, co
         for (std::int64_t begin = 0; begin < outputs; begin += size) tiles.push_back({&product, begin, std::min(outputs, begin + size)});
     }
 
-    // Threads take units of tokens through all tiles; where there are few tokens, through a share of the tiles.
+    // Threads take units of tokens through all tiles, one as many as another; where there are few tokens, through a share of the tiles.
     constexpr std::int64_t least_panels = 4, pieces_a_thread = 4;
-    const std::int64_t unit = unit_rows(x, cols, num_rows, num_rows, least_panels), units = (num_rows + unit - 1) / unit, num_tiles = std::ssize(tiles);
-    const std::int64_t shares = std::min(num_tiles, (pieces_a_thread * at::get_num_threads() + units - 1) / units);
+    const std::int64_t num_tiles = std::ssize(tiles), threads = at::get_num_threads();
+    RowUnits units = row_units(x, cols, num_rows, num_rows, least_panels);
+    if (units.count > threads) units.count = (units.count + threads - 1) / threads * threads;
+    const std::int64_t shares = std::min(num_tiles, (pieces_a_thread * threads + units.count - 1) / units.count);
     std::vector<std::int32_t> order(static_cast<std::size_t>(num_rows));
     std::iota(order.begin(), order.end(), 0);
-    share_work(units * shares, [&](std::int64_t piece) {
-        const std::int64_t first = piece / shares * unit, share = piece % shares, count = std::min(unit, num_rows - first);
+    share_work(units.count * shares, [&](std::int64_t piece) {
+        const std::int64_t unit = piece / shares, share = piece % shares, first = units.begin(unit), count = units.size(unit);
         const kernels::Panels panels = filled_panels(rows, std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
         for (std::int64_t i = share * num_tiles / shares; i < (share + 1) * num_tiles / shares; ++i) {
             const Tile& tile = tiles[static_cast<std::size_t>(i)];

@@ -44,12 +44,11 @@ kernels::Panels filled_panels(const at::Tensor& x, std::span<const std::int32_t>
     return panels;
 }
 
-std::int64_t unit_rows(const at::Tensor& x, std::int64_t cols, std::int64_t count, std::int64_t all, std::int64_t least) {
+RowUnits row_units(const at::Tensor& x, std::int64_t cols, std::int64_t rows, std::int64_t all, std::int64_t least) {
     const kernels::Panels one = panels_for(x, 1, 1);
     const std::int64_t width = one.width(), bytes = cols * (one.format() == kernels::Format::bf16 ? 2 : 4);
     const std::int64_t most = std::max(std::min(unit_bytes / bytes, all / (units_a_thread * at::get_num_threads())), least * width);
-    const std::int64_t units = (count + most - 1) / most;
-    return ((count + units - 1) / units + width - 1) / width * width;
+    return {rows, width, (rows + most - 1) / most};
 }
 
 float* panel_scratch(std::int64_t count) {

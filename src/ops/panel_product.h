@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -17,9 +18,18 @@ kernels::Panels panels_for(const at::Tensor& x, std::int64_t rows, std::int64_t 
 /// The same, filled: token t of the panels is row row_of[t] of x [N, D], contiguous.
 kernels::Panels filled_panels(const at::Tensor& x, std::span<const std::int32_t> row_of);
 
-/// Of `count` rows, how many to a unit, whose panels are `cols` wide together: units of about one size that stay in a core's cache, at least
-/// `least` panels each, and else enough of them that with `all` rows of work no thread waits long for the last.
-std::int64_t unit_rows(const at::Tensor& x, std::int64_t cols, std::int64_t count, std::int64_t all, std::int64_t least);
+/// Rows in units of about one size: whole panels, but for what the last one lacks.
+struct RowUnits {
+    std::int64_t rows, width, count;  // width: of a panel
+
+    /// Where unit i begins, and unit i - 1 ends.
+    std::int64_t begin(std::int64_t i) const { return std::min(rows, i * ((rows + width - 1) / width) / count * width); }
+    std::int64_t size(std::int64_t i) const { return begin(i + 1) - begin(i); }
+};
+
+/// `rows` rows in units whose panels, `cols` wide together, stay in a core's cache, of at least `least` panels each where there are so many,
+/// and else enough of them that with `all` rows of work no thread waits long for the last.
+RowUnits row_units(const at::Tensor& x, std::int64_t cols, std::int64_t rows, std::int64_t all, std::int64_t least);
 
 /// Memory of this thread for `count` sums between two steps; what was there is lost with the next call.
 float* panel_scratch(std::int64_t count);

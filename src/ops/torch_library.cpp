@@ -118,8 +118,7 @@ std::tuple<at::Tensor, at::Tensor> quantize(const at::Tensor& weight, std::strin
     TORCH_CHECK_VALUE(weight.dim() >= 2 && weight.numel() > 0 && weight.is_floating_point(), "mixwright::quantize: got ", weight.scalar_type(), " ", weight.sizes(),
                       ", expected a matrix of floating-point weights, or a stack of them");
     const at::NoGradGuard guard;
-    const Linear result = quantized({.weight = weight.reshape({-1, weight.size(-1)})}, format == "int8" ? Format::int8 : Format::int4,
-                                    [](at::IntArrayRef shape, at::ScalarType dtype) { return at::empty(shape, dtype); });
+    const Linear result = quantized({.weight = weight.reshape({-1, weight.size(-1)})}, format == "int8" ? Format::int8 : Format::int4);
     Shape values = weight.sizes().vec(), factors(values.begin(), values.end() - 1);
     values.back() = result.weight.size(1);
     factors.insert(factors.end(), result.scales.sizes().begin() + 1, result.scales.sizes().end());

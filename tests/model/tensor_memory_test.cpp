@@ -9,10 +9,8 @@
 namespace mixwright::model {
 namespace {
 
-class Blocks : public testing::TestWithParam<TensorMemory::Pages> {};
-
-TEST_P(Blocks, HoldTensorsApart) {
-    TensorMemory memory(GetParam());
+TEST(TensorMemory, HoldsTensorsApart) {
+    TensorMemory memory;
     std::vector<at::Tensor> tensors;
     // Small ones, some that fill blocks, and one larger than a block.
     for (const std::int64_t count : {1, 3, 1000, 5 << 20, 5 << 20, 5 << 20, 20 << 20, 7, 0}) tensors.push_back(memory.empty({count, 1}, at::kFloat).fill_(static_cast<double>(tensors.size())));
@@ -22,18 +20,15 @@ TEST_P(Blocks, HoldTensorsApart) {
     }
 }
 
-TEST_P(Blocks, LiveAsLongAsTheirTensors) {
+TEST(TensorMemory, LivesAsLongAsItsTensors) {
     at::Tensor kept;
     {
-        TensorMemory memory(GetParam());
+        TensorMemory memory;
         kept = memory.empty({4}, at::kLong).fill_(7);
         memory.empty({4}, at::kLong).fill_(8);
     }
     EXPECT_TRUE(kept.view({2, 2}).select(0, 1).eq(7).all().item<bool>());
 }
-
-INSTANTIATE_TEST_SUITE_P(pages, Blocks, testing::Values(TensorMemory::Pages::small, TensorMemory::Pages::large),
-                         [](const auto& info) { return info.param == TensorMemory::Pages::small ? "small" : "large"; });
 
 }  // namespace
 }  // namespace mixwright::model

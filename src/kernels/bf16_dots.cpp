@@ -20,38 +20,41 @@ void allow_bf16_dots(bool allowed) { dots_allowed = allowed; }
 #if defined(__x86_64__)
 namespace {
 
-// R rows by 32 tokens in 2 R registers.
-template <int R, bool add>
+// R rows by V vectors of 16 tokens in V R registers.
+template <int R, int V, bool add>
 MIXWRIGHT_BF16_TARGET inline void tile(const std::uint16_t* weights, std::int64_t stride, std::int64_t pairs, const std::uint16_t* panel, float* out) {
-    __m512 low[R], high[R];
-    for (int r = 0; r < R; ++r) {
-        low[r] = add ? _mm512_loadu_ps(out + r * bf16_panel_width) : _mm512_setzero_ps();
-        high[r] = add ? _mm512_loadu_ps(out + r * bf16_panel_width + 16) : _mm512_setzero_ps();
-    }
+    __m512 sums[R][V];
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) sums[r][v] = add ? _mm512_loadu_ps(out + r * bf16_panel_width + 16 * v) : _mm512_setzero_ps();
     for (std::int64_t k = 0; k < pairs; ++k) {
-        const auto first = (__m512bh)_mm512_load_si512(panel + k * 2 * bf16_panel_width), second = (__m512bh)_mm512_load_si512(panel + k * 2 * bf16_panel_width + 32);
+        __m512bh tokens[V];
+        for (int v = 0; v < V; ++v) tokens[v] = (__m512bh)_mm512_load_si512(panel + k * 2 * bf16_panel_width + 32 * v);
         for (int r = 0; r < R; ++r) {
             std::int32_t pair;
             std::memcpy(&pair, weights + r * stride + 2 * k, sizeof pair);
             const auto both = (__m512bh)_mm512_set1_epi32(pair);
-            low[r] = _mm512_dpbf16_ps(low[r], both, first);
-            high[r] = _mm512_dpbf16_ps(high[r], both, second);
+            for (int v = 0; v < V; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], both, tokens[v]);
         }
     }
-    for (int r = 0; r < R; ++r) {
-        _mm512_storeu_ps(out + r * bf16_panel_width, low[r]);
-        _mm512_storeu_ps(out + r * bf16_panel_width + 16, high[r]);
-    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + r * bf16_panel_width + 16 * v, sums[r][v]);
 }
 
-template <bool add>
+template <int V, bool add>
 MIXWRIGHT_BF16_TARGET void tiles(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, float* out) {
     std::int64_t row = 0;
+    const auto some = [&]<int R>() MIXWRIGHT_BF16_TARGET {
+        tile<R, V, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
+        row += R;
+    };
+    // Of half a panel as many registers are filled by twice the rows.
+    if constexpr (V == 1)
+        while (row + 2 * bf16_rows_at_once <= rows) some.template operator()<2 * bf16_rows_at_once>();
     // Sixteen that are left go as two times eight: four at a time fill too few registers to keep the multipliers busy.
-    for (; row + bf16_rows_at_once <= rows && rows - row != 16; row += bf16_rows_at_once) tile<bf16_rows_at_once, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
-    for (; row + 8 <= rows; row += 8) tile<8, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
-    for (; row + 4 <= rows; row += 4) tile<4, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
-    for (; row < rows; ++row) tile<1, add>(weights + row * stride, stride, pairs, panel, out + row * bf16_panel_width);
+    while (row + bf16_rows_at_once <= rows && rows - row != 16) some.template operator()<bf16_rows_at_once>();
+    while (row + 8 <= rows) some.template operator()<8>();
+    while (row + 4 <= rows) some.template operator()<4>();
+    while (row < rows) some.template operator()<1>();
 }
 
 // W rows of weights, `step` elements apart, by R rows of activations.
@@ -92,8 +95,11 @@ bool has_bf16_dots() {
     return has && dots_allowed;
 }
 
-void multiply_pairs(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, bool add, float* out) {
-    add ? tiles<true>(weights, stride, rows, pairs, panel, out) : tiles<false>(weights, stride, rows, pairs, panel, out);
+void multiply_pairs(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, std::int64_t tokens, bool add, float* out) {
+    if (tokens > bf16_panel_width / 2)
+        add ? tiles<2, true>(weights, stride, rows, pairs, panel, out) : tiles<2, false>(weights, stride, rows, pairs, panel, out);
+    else
+        add ? tiles<1, true>(weights, stride, rows, pairs, panel, out) : tiles<1, false>(weights, stride, rows, pairs, panel, out);
 }
 
 MIXWRIGHT_BF16_TARGET void dot_pairs(const std::uint16_t* weights, std::int64_t rows, std::int64_t cols, std::span<const std::uint16_t* const> x, float* out, std::int64_t out_stride) {
@@ -105,7 +111,7 @@ MIXWRIGHT_BF16_TARGET void dot_pairs(const std::uint16_t* weights, std::int64_t 
 }
 #else
 bool has_bf16_dots() { return false; }
-void multiply_pairs(const std::uint16_t*, std::int64_t, std::int64_t, std::int64_t, const std::uint16_t*, bool, float*) { std::abort(); }
+void multiply_pairs(const std::uint16_t*, std::int64_t, std::int64_t, std::int64_t, const std::uint16_t*, std::int64_t, bool, float*) { std::abort(); }
 void dot_pairs(const std::uint16_t*, std::int64_t, std::int64_t, std::span<const std::uint16_t* const>, float*, std::int64_t) { std::abort(); }
 #endif
 

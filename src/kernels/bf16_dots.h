@@ -21,8 +21,9 @@ bool has_bf16_dots();
 void allow_bf16_dots(bool allowed);
 
 /// Rows of weights [rows, 2 * pairs] in bf16, `stride` (even) elements apart, times a panel [pairs, 32, 2] of activations: out[r * 32 + t] = the
-/// dot product of row r and token t, added to what is there when `add`. The panel is aligned to 64 bytes.
-void multiply_pairs(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, bool add, float* out);
+/// dot product of row r and token t, added to what is there when `add`. The panel is aligned to 64 bytes. Of a panel with at most 16
+/// `tokens`, out holds no others.
+void multiply_pairs(const std::uint16_t* weights, std::int64_t stride, std::int64_t rows, std::int64_t pairs, const std::uint16_t* panel, std::int64_t tokens, bool add, float* out);
 
 /// out[i * out_stride + o] = weights[o] . x[i] for o in [0, rows): few rows of activations with many of weights [rows, cols], which lie one behind
 /// the other. Activations are padded with zeros to a multiple of 32 columns.

@@ -200,7 +200,7 @@ void multiply_bf16(const Weights& weights, std::int64_t begin, std::int64_t end,
         for (std::int64_t p = 0; p < x.count(); ++p) {
             for (std::int64_t row = p * share; row < std::min(next_rows, (p + 1) * share); ++row)
                 for (std::int64_t c = 0; c < depth; c += cache_line) __builtin_prefetch(from + (rows + row) * cols + c, 0, 2);
-            multiply_pairs(from, as_they_lie ? cols : stride, rows, pairs, x.panel<std::uint16_t>(p, first), first > 0, out + p * panel_step);
+            multiply_pairs(from, as_they_lie ? cols : stride, rows, pairs, x.panel<std::uint16_t>(p, first), x.rows() - p * x.width(), first > 0, out + p * panel_step);
         }
     }
 }

@@ -54,7 +54,8 @@ private:
 /// enough that several threads find work. An even number.
 std::int64_t tile_rows(std::int64_t rows, std::int64_t cols);
 
-/// out[p * panel_step + (o - begin) * W + t] = weights[o] . token t of panel p, for o in [begin, end) and every panel of x.
+/// out[p * panel_step + (o - begin) * W + t] = weights[o] . token t of panel p, for o in [begin, end) and every panel of x. What stands
+/// there for tokens that the last panel lacks has no meaning.
 /// Panels kept as bf16 meet weights rounded to bf16.
 void multiply(const Weights& weights, std::int64_t begin, std::int64_t end, const Panels& x, float* out, std::int64_t panel_step);
 

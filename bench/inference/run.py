@@ -210,7 +210,7 @@ def compare(name, binary, model, runs, prompts, without):
                 programs[f"llama.cpp {kind}"] = lambda gguf=as_gguf(model, kind): llama(gguf)
             programs[f"llama.cpp {kind}, npm"] = lambda gguf=as_gguf(model, kind): llama_prebuilt(gguf)
     forget([*model.glob("*.safetensors"), *WORK.glob(f"{model.name}-*.gguf")])
-    child([binary, "bench", model, "-p", 1, "-b", 1, "-n", 1, "-r", 1, "--progress", "none"])  # times to the first token are those of a warm cache
+    mixwright(binary, model, 1)  # all measured runs find a warm cache
     rounds, rates = [], []
     for _ in range(runs):
         rates.append(gemm_rate())

@@ -6,6 +6,10 @@
 
 namespace mixwright::kernels {
 
+/// Rows of weights to hand over at a time where results become rows of tokens: a multiple of bf16_rows_at_once, and outputs that fill
+/// whole lines of the cache, so that none is fetched for two tiles.
+constexpr std::int64_t bf16_tile_rows = 96;
+
 /// Puts bf16 rows x[row_of[t]], `stride` elements apart, into a panel of (cols + 1) / 2 pairs; zeros behind the last column and token.
 void fill_pairs(const std::uint16_t* x, std::int64_t stride, std::int64_t cols, std::span<const std::int32_t> row_of, std::uint16_t* panel);
 

@@ -27,7 +27,7 @@ void run_unit(const at::Tensor& x, const Unit& unit, std::span<const std::int32_
     const std::int64_t D = x.size(1), F = unit.expert->gate.weight.size(0);
     const kernels::Panels inputs = filled_panels(x, tokens);
     kernels::Panels hidden = panels_for(x, unit.tokens, F);
-    const std::int64_t panels = inputs.count(), width = inputs.width(), hidden_tile = kernels::tile_rows(F, D), out_tile = kernels::tile_rows(D, F);
+    const std::int64_t panels = inputs.count(), width = inputs.width(), hidden_tile = kernels::tile_rows(F, D), out_tile = hidden.format() == kernels::Format::bf16 ? kernels::bf16_tile_rows : kernels::tile_rows(D, F);
     const kernels::Weights gate_weights = kernel_weights(unit.expert->gate, D), up_weights = kernel_weights(unit.expert->up, D), down_weights = kernel_weights(unit.expert->down, F);
     const std::int64_t step = std::max(hidden_tile, out_tile) * width;
     float* const sums = panel_scratch((2 * panels + 1) * step);

@@ -27,8 +27,10 @@ MIXWRIGHT_INLINE float sum_of(std::int64_t size, const Term& term) {
         for (std::int64_t lane = 0; lane < lanes; ++lane) sums[lane] += term(i + lane);
     float sum = 0;
     for (; i < size; ++i) sum += term(i);
-    for (const float part : sums) sum += part;
-    return sum;
+    // By halves: one after the other they would take longer than a head's row does.
+    for (std::int64_t half = lanes / 2; half > 0; half /= 2)
+        for (std::int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+    return sum + sums[0];
 }
 
 // Rows of x lie `step` apart; results are dense.
@@ -36,7 +38,7 @@ template <class T>
 MIXWRIGHT_INLINE void normalise(const T* x, std::int64_t step, const T* weight, std::int64_t rows, std::int64_t size, float eps, T* out, float* factors) {
     for (std::int64_t n = 0; n < rows; ++n, x += step, out += size) {
         const float sum = sum_of(size, [x](std::int64_t i) __attribute__((always_inline)) { return widen(x[i]) * widen(x[i]); });
-        const float factor = factors[n] = 1.0f / fast_sqrt(sum / static_cast<float>(size) + eps);
+        const float factor = factors[n] = fast_rsqrt(sum / static_cast<float>(size) + eps);
         for (std::int64_t i = 0; i < size; ++i) out[i] = narrow<T>(widen(x[i]) * factor * widen(weight[i]));
     }
 }

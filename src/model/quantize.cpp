@@ -21,6 +21,10 @@ void quantize_layer(const arch::ModelSpec& spec, std::int64_t layer, LayerWeight
         // Latent attention takes this one apart and multiplies with its parts.
         if (!name.ends_with("kv_b_proj")) quantize_linear(linear, format);
     });
+    // Norms, routers and biases move out of the file, whose pages are given back: a large one would come back whole for a norm.
+    visit_layer_tensors(spec, layer, weights, [](const std::string&, at::Tensor& tensor) {
+        if (tensor.defined() && tensor.is_floating_point()) tensor = tensor.clone();
+    });
     bind_experts(spec, layer, weights);
 }
 

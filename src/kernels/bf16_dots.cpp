@@ -1,6 +1,5 @@
 #include "kernels/bf16_dots.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 

@@ -7,7 +7,7 @@
 namespace mixwright::kernels {
 
 /// Rows of weights to hand over at a time where results become rows of tokens: a multiple of bf16_rows_at_once, and outputs that fill
-/// whole lines of the cache, so that none is fetched for two tiles.
+/// whole lines of the cache, so that none is fetched for two tiles. Linear maps, whose outputs threads may share, keep to tile_rows().
 constexpr std::int64_t bf16_tile_rows = 96;
 
 /// Puts bf16 rows x[row_of[t]], `stride` elements apart, into a panel of (cols + 1) / 2 pairs; zeros behind the last column and token.

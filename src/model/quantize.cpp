@@ -54,7 +54,7 @@ void quantize(Model& model, Format format) {
         progress.advance();
     }
     quantize_head(model.weights);
-    // Of an embedding only the rows in use come back.
+    // Of an embedding only the pages in use come back.
     const char* head = spec.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     if (const checkpoint::TensorInfo* info = model.files.tensors->find(head)) model.files.tensors->drop(*info);
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "ops/expert_loops.h"
@@ -90,11 +91,8 @@ std::vector<Rows> gate_rows(const std::vector<Active>& active) {
     const kernels::Weights& gate = active.front().gate;
     RowPieces sizes(total, kernels::row_bytes(gate.format, gate.cols), at::get_num_threads());
     std::vector<Rows> rows;
-    for (const auto& [expert, first, last] : stretches)
-        for (std::int64_t begin = first, end = 0; begin < last; begin = end) {
-            end = begin + sizes.next(last - begin);
-            rows.push_back({expert, begin, end});
-        }
+    for (const Rows& stretch : stretches)
+        sizes.cut(stretch.begin, stretch.end, [&](std::int64_t begin, std::int64_t end) { rows.push_back({stretch.expert, begin, end}); });
     return rows;
 }
 
@@ -137,10 +135,11 @@ void ExpertProducts::run_few(std::span<const std::size_t> chosen, float* y) cons
     std::iota(slot_numbers.begin(), slot_numbers.end(), 0);
     const kernels::Weights& down = active.front().down;
     RowPieces sizes(D, kernels::row_bytes(down.format, down.cols), at::get_num_threads());
-    std::vector<std::int64_t> bounds{0};
-    while (bounds.back() < D) bounds.push_back(bounds.back() + sizes.next(D - bounds.back()));
-    share_work(std::ssize(bounds) - 1, [&](std::int64_t unit) {
-        const std::int64_t begin = bounds[static_cast<std::size_t>(unit)], end = bounds[static_cast<std::size_t>(unit) + 1], count = end - begin;
+    std::vector<std::pair<std::int64_t, std::int64_t>> outputs;
+    sizes.cut(0, D, [&](std::int64_t begin, std::int64_t end) { outputs.emplace_back(begin, end); });
+    share_work(std::ssize(outputs), [&](std::int64_t unit) {
+        const auto [begin, end] = outputs[static_cast<std::size_t>(unit)];
+        const std::int64_t count = end - begin;
         std::array<float, max_skinny_rows * RowPieces::most> out;
         for (const Active& expert : active) {
             const std::span rows(&slot_numbers[static_cast<std::size_t>(expert.first_slot)], expert.tokens.size());

@@ -24,6 +24,15 @@ public:
         return rows;
     }
 
+    /// Calls each(begin, end) for the pieces of neighbours [first, last).
+    template <class Each>
+    void cut(std::int64_t first, std::int64_t last, const Each& each) {
+        for (std::int64_t begin = first, end = 0; begin < last; begin = end) {
+            end = begin + next(last - begin);
+            each(begin, end);
+        }
+    }
+
 private:
     static constexpr std::int64_t least_bytes = 32 << 10;
 

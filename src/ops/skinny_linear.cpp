@@ -34,10 +34,7 @@ std::vector<Piece> pieces_of(const std::vector<Product>& products) {
     RowPieces sizes(rows, kernels::row_bytes(weights.format, weights.cols), at::get_num_threads());
     std::vector<Piece> pieces;
     for (const Product& product : products)
-        for (std::int64_t begin = 0, end = 0; begin < product.weights.rows; begin = end) {
-            end = begin + sizes.next(product.weights.rows - begin);
-            pieces.push_back({&product, begin, end});
-        }
+        sizes.cut(0, product.weights.rows, [&](std::int64_t begin, std::int64_t end) { pieces.push_back({&product, begin, end}); });
     return pieces;
 }
 

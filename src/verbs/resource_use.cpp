@@ -60,10 +60,10 @@ private:
 }  // namespace
 
 void keep_freed_memory() {
-    ::mallopt(M_MMAP_MAX, 0);
+    ::mallopt(M_MMAP_MAX, 0);  // what is mapped by itself goes back at once, which 32 MB and more always would
     ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
-    static PlainAllocator allocator;
-    c10::SetCPUAllocator(&allocator);
+    static PlainAllocator* const allocator = new PlainAllocator;  // libtorch owns it from here on
+    c10::SetCPUAllocator(allocator);
 }
 
 void release_startup_memory() {
